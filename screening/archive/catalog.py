@@ -1,0 +1,370 @@
+"""The catalog: one row for every record of an archive, made in one streamed scan, renewed by reading only what changed.
+
+A catalog is a folder on any fsspec file system:
+
+``catalog.parquet``
+    one row a record, columns of contract.CATALOG_COLUMNS; pseudonyms instead of identifiers
+``locations.parquet``
+    record_id and root-relative location in the same order; mode 0600, because paths may hold names
+``catalog.json``
+    where the archive is, how the catalog was made, counts and hashes; it names the other two by their id
+
+The data files carry the catalog's id in their footers. They are complete, under names with that id, before
+``catalog.json`` is replaced, and take their plain names only afterwards; readers accept either name. So a crash at any
+moment leaves either the old catalog or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.spec import AbstractFileSystem
+
+from screening.archive.discovery import Source, discover
+from screening.archive.identity import PUBLIC_KEY, PseudonymKey
+from screening.archive.labels import CLASSES, PRESETS, Labeller, LabelRule
+from screening.archive.listing import WORKERS, Listing, join, open_root, without_credentials
+from screening.archive.metadata import ColumnMapping
+from screening.archive.scan import KEPT_COLUMNS, PreviousRows, Scan
+from screening.archive.store import CATALOG_SCHEMA, ROW_GROUP, CatalogFiles, locate, open_folder
+from screening.contract import NOTICE, sha256_of
+from screening.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSummary:
+    """What a scan found; new + changed + unchanged = records."""
+
+    path: str
+    catalog_id: str
+    found_by: str  # "table", "RECORDS" or "listing"
+    label_rule: str
+    records: int
+    new: int
+    changed: int
+    unchanged: int
+    gone: int
+    absent: int  # listed, but without a file in the archive; the run rejects them as missing_file
+    duplicates: int  # listed again, and left out
+    headers_read: int
+    without_metadata: int  # neither age nor sex nor a counting statement is known
+    bytes: int
+    labels: dict[str, int]  # records by class; "none" where the archive states nothing or no rule was given
+    warnings: tuple[str, ...]
+
+
+# --- Reading a catalog -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """An opened catalog. Nothing but ``catalog.json`` is in memory."""
+
+    path: str
+    catalog_id: str  # hash of rows and settings
+    root_url: str
+    records: int
+    key_id: str | None  # of the key behind record_id; None where record ids are plain paths
+    patient_key_id: str  # of the key behind patient_key; "public" for the published constant
+    deidentified: bool
+    label_rule: LabelRule
+    settings: dict[str, Any] = field(repr=False)  # catalog.json
+    fs: AbstractFileSystem = field(repr=False)
+    folder: str = field(repr=False)
+
+    def iter_batches(
+        self, columns: Sequence[str] | None = None, *, with_location: bool = False, batch_size: int = ROW_GROUP
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows in order, at most ``batch_size`` at once, with ``location`` as the last column if asked for.
+
+        Raises
+        ------
+        UserError
+            A column is unknown, or the catalog's files are damaged, changed or (locations) not readable for this user.
+        """
+        wanted = list(CATALOG_SCHEMA.names if columns is None else columns)
+        unknown = [name for name in wanted if name not in CATALOG_SCHEMA.names]
+        if unknown:
+            raise UserError(
+                f"The catalog {self.path} has no column {unknown[0]!r}; it has {', '.join(CATALOG_SCHEMA.names)}."
+            )
+        with locate(self.fs, self.folder, "catalog", self.catalog_id) as stream:
+            rows = pq.ParquetFile(stream)
+            if not with_location:
+                for group in range(rows.num_row_groups):
+                    yield from _cut(rows.read_row_group(group, columns=wanted).select(wanted), batch_size)
+                return
+            with locate(self.fs, self.folder, "locations", self.catalog_id) as location_stream:
+                locations = pq.ParquetFile(location_stream)
+                for group in range(rows.num_row_groups):
+                    table = rows.read_row_group(group, columns=list({"record_id": None, **dict.fromkeys(wanted)}))
+                    where = locations.read_row_group(group)
+                    if not table["record_id"].equals(where["record_id"]):
+                        raise UserError(
+                            f"The catalog {self.path} is damaged: its locations are of other records; make it again."
+                        )
+                    yield from _cut(table.select(wanted).append_column("location", where["location"]), batch_size)
+
+
+def _cut(table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
+    yield from table.combine_chunks().to_batches(max_chunksize=batch_size)
+
+
+def open_catalog(path: str, *, storage_options: dict[str, Any] | None = None) -> Catalog:
+    """Open the catalog in the folder ``path`` (any fsspec URL).
+
+    Raises
+    ------
+    UserError
+        There is none, it cannot be read, or it is of another version.
+    """
+    fs, folder = open_folder(path, storage_options)
+    return _open(fs, folder, without_credentials(str(path)))
+
+
+def _open(fs: AbstractFileSystem, folder: str, shown: str) -> Catalog:
+    try:
+        settings = json.loads(fs.cat_file(join(folder, "catalog.json")))
+        if settings["schema_version"] != SCHEMA_VERSION:
+            raise UserError(
+                f"The catalog {shown} has version {settings['schema_version']}, and this program reads "
+                f"{SCHEMA_VERSION}; make a new one with `screening catalog`."
+            )
+        return Catalog(
+            path=shown,
+            catalog_id=settings["catalog_id"],
+            root_url=settings["root_url"],
+            records=settings["counts"]["records"],
+            key_id=settings["key_id"],
+            patient_key_id=settings["patient_key_id"],
+            deidentified=settings["deidentified"],
+            label_rule=LabelRule.model_validate(settings["label_rule"]),
+            settings=settings,
+            fs=fs,
+            folder=folder,
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"There is no catalog at {shown}; make one with: screening catalog ARCHIVE_URL --out {shown}"
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"The catalog {shown} cannot be read ({type(error).__name__}: {error}); make it again with "
+            "`screening catalog`."
+        ) from error
+
+
+# --- Making a catalog ------------------------------------------------------------------------------------------------
+
+
+def build_catalog(
+    archive_url: str,
+    out: str,
+    *,
+    metadata: str | None = None,
+    mapping: ColumnMapping | None = None,
+    labels: LabelRule | None = None,
+    deidentified: bool = False,
+    key: PseudonymKey | None = None,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CatalogSummary:
+    """Scan an archive and write, or renew, its catalog.
+
+    Records are found by a metadata table (one row a record; files that no row names are not part of the population),
+    else by RECORDS files, else by listing headers. Without a table, age, sex and statements come from the headers' comments,
+    and a later scan with the same settings reads only the headers of new and changed records. A record's version covers
+    the files in its header's folder that share the header's stem.
+
+    Parameters
+    ----------
+    archive_url
+        Folder that holds the records: a path or any fsspec URL.
+    out
+        Folder of the catalog: a path or any fsspec URL.
+    metadata
+        Table of records: a path within the archive, or any path or URL. None looks for a known table in the root.
+    mapping
+        Which column holds what; None where the table is PTB-XL's or MIMIC-IV-ECG's.
+    labels
+        The label rule; None leaves ``label`` empty and keeps every statement.
+    deidentified
+        The archive is public: ``record_id`` is the plain path without suffix.
+    key
+        Makes the pseudonyms. May be left out for a de-identified archive; a published constant then stands in.
+    storage_options
+        For the archive's file system; never written. Also for ``out`` where that is of the same kind.
+    progress
+        Called with the number of records so far.
+
+    Raises
+    ------
+    UserError
+        The archive, the table, the rule or ``out`` cannot be used. The catalog at ``out`` is as it was then.
+    """
+    if key is None and not deidentified:
+        raise UserError(
+            "Identifiers need a pseudonym key; give one with --key-file, or say --deidentified for a public archive."
+        )
+    rule, key_id = labels or PRESETS["none"], (key or PUBLIC_KEY).key_id
+    fs, root = open_root(archive_url, storage_options)
+    root_url = _root_url(fs, root, archive_url)
+    shown_root, shown_out = without_credentials(archive_url), without_credentials(str(out))
+    same_kind = "://" in str(out) and str(out).split("://")[0] == archive_url.split("://")[0]
+    out_fs, folder = open_folder(out, storage_options if same_kind else None)
+    earlier = _earlier(out_fs, folder, shown_out, root_url, deidentified, key_id)
+    unreadable: Counter[str] = Counter()
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool, CatalogFiles(out_fs, folder) as files:
+        listing = Listing(fs, root, pool)
+        source = discover(fs, root, listing, metadata, mapping, unreadable)
+        settings = {
+            "deidentified": deidentified,
+            "key_id": None if deidentified else key_id,
+            "patient_key_id": key_id,
+            "found_by": source.found_by,
+            "table": source.table,
+            "mapping": source.mapping.model_dump(mode="json") if source.mapping else None,
+            "label_rule": rule.model_dump(mode="json"),
+            "schema_version": SCHEMA_VERSION,
+        }
+        scan = Scan(
+            fs,
+            root,
+            pool,
+            listing,
+            Labeller(rule, source.superclasses),
+            key or PUBLIC_KEY,
+            deidentified=deidentified,
+            previous=_previous_rows(earlier) if earlier else None,
+            reuse=earlier is not None and earlier.settings.get("settings_sha256") == sha256_of(settings),
+            unreadable=unreadable,
+        )
+        try:
+            for rows, locations in scan.batches(source):
+                files.write(rows, locations)
+                if progress:
+                    progress(scan.count["records"])
+        except OSError as error:
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"The archive {shown_root!r} could not be read to its end ({why}); mend that and scan again."
+            ) from error
+        if not scan.count["records"]:
+            raise UserError(
+                f"There are no records in {shown_root!r} ({source.nothing}); check the URL, or name their table with "
+                "--metadata."
+            )
+        gone = earlier.records - (scan.count["changed"] + scan.count["unchanged"]) if earlier else 0
+        by_class = {name: scan.labels[name] for name in (*CLASSES, "none")}
+        catalog_id = files.commit(
+            settings,
+            lambda catalog_id, hashes: {
+                "notice": NOTICE,
+                "catalog_id": catalog_id,
+                "root_url": root_url,
+                **settings,
+                "settings_sha256": sha256_of(settings),
+                "counts": {
+                    name: scan.count[name] for name in ("records", "absent", "duplicates", "without_metadata", "bytes")
+                },
+                "labels": by_class,
+                "files": hashes,
+            },
+        )
+    counted = (
+        "records",
+        "new",
+        "changed",
+        "unchanged",
+        "absent",
+        "duplicates",
+        "headers_read",
+        "without_metadata",
+        "bytes",
+    )
+    return CatalogSummary(
+        path=shown_out,
+        catalog_id=catalog_id,
+        found_by=source.found_by,
+        label_rule=rule.name,
+        gone=gone,
+        labels=by_class,
+        warnings=tuple(_warnings(scan, source, rule, unreadable)),
+        **{name: scan.count[name] for name in counted},
+    )
+
+
+def _root_url(fs: AbstractFileSystem, root: str, archive_url: str) -> str:
+    if "::" in archive_url:  # chained, e.g. zip::s3://...: only the URL as given leads there again
+        return without_credentials(archive_url)
+    return without_credentials(fs.unstrip_protocol(root))
+
+
+def _earlier(
+    fs: AbstractFileSystem, folder: str, shown: str, root_url: str, deidentified: bool, key_id: str
+) -> Catalog | None:
+    """Return the catalog that stands at ``out``; UserError where renewing it would break its record ids."""
+    try:
+        if not fs.exists(join(folder, "catalog.json")):
+            if fs.exists(folder) and not fs.isdir(folder):
+                raise UserError(f"{shown!r} is a file; name a folder for the catalog with --out.")
+            return None
+    except OSError as error:
+        raise UserError(
+            f"{shown!r} cannot be reached ({error}); name another folder for the catalog with --out."
+        ) from error
+    catalog = _open(fs, folder, shown)
+    if catalog.root_url != root_url:
+        raise UserError(f"{shown!r} holds the catalog of another archive ({catalog.root_url}); choose another --out.")
+    if (catalog.deidentified, catalog.patient_key_id) != (deidentified, key_id):
+        raise UserError(
+            f"{shown!r} holds a catalog with {_identity(catalog.deidentified, catalog.patient_key_id)}, and this scan "
+            f"has {_identity(deidentified, key_id)}; use the same, or another --out."
+        )
+    return catalog
+
+
+def _identity(deidentified: bool, key_id: str) -> str:
+    return f"{'plain' if deidentified else 'keyed'} record ids and key {key_id}"
+
+
+def _previous_rows(catalog: Catalog) -> PreviousRows:
+    held: dict[int, list[dict[str, Any]]] = {}
+
+    def row(position: int) -> dict[str, Any]:
+        """Rows are asked for almost in order, so one row group is held."""
+        group, offset = divmod(position, ROW_GROUP)
+        if group not in held:
+            held.clear()
+            with locate(catalog.fs, catalog.folder, "catalog", catalog.catalog_id) as stream:
+                held[group] = pq.ParquetFile(stream).read_row_group(group, columns=list(KEPT_COLUMNS)).to_pylist()
+        return held[group][offset]
+
+    return PreviousRows(catalog.iter_batches(["record_id", "version"]), row)
+
+
+def _warnings(scan: Scan, source: Source, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:
+    """Yield what the user should know, one sentence each, without any identifier."""
+    count = scan.count
+    if count["absent"]:
+        where = source.table or source.found_by
+        yield f"{count['absent']:,} records of {where} have no file in the archive; a run rejects them as missing_file."
+    if count["duplicates"]:
+        yield f"{count['duplicates']:,} records are listed more than once; the first row of each was kept."
+    if count["without_path"]:
+        yield f"{count['without_path']:,} rows of {source.table} name no record and were left out."
+    if count["headers_unreadable"]:
+        yield f"{count['headers_unreadable']:,} headers could not be read; a run says why."
+    for what, number in sorted(unreadable.items()):
+        yield f"{number:,} values of {what} could not be understood and are null."
+    if rule.decides and not (scan.labels["MI"] or scan.labels["NORM"]):
+        yield f"The label rule {rule.name!r} found neither MI nor NORM; does it suit the codes of this archive?"

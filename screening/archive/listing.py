@@ -1,0 +1,316 @@
+"""Finding the records of an archive on any fsspec file system, and telling when their files change."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import re
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from screening.errors import UserError
+
+ABSENT = "absent"
+"""Version of a record that is listed somewhere but has no file in the archive."""
+
+HEADER_SUFFIX = ".hea"
+SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
+OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
+WORKERS = 16  # requests at once: an object store answers in tens of milliseconds
+MAX_RECORDS_FILE_BYTES = 2**31
+MAX_RECORDS_DEPTH = 8
+_CACHED_ENTRIES = 200_000
+_DENSE = 64  # records a folder, above which one recursive listing more is not worth it
+
+FileFacts = tuple[str, int, str]
+"""(suffix, size in bytes, token that changes with the content) of one file."""
+
+
+def open_root(url: str, storage_options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:
+    """Return the file system and the path of an archive's root.
+
+    Raises
+    ------
+    UserError
+        The URL is of no known kind, cannot be reached, or names no folder.
+    """
+    shown = without_credentials(url)
+    try:
+        # No listing cache: a second scan in the same process has to see what changed.
+        options = {"use_listings_cache": False, **(storage_options or {})}
+        fs, root = fsspec.core.url_to_fs(url, **options)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"The archive URL {shown!r} cannot be used ({error}); give a folder or a URL such as s3://bucket/ecg."
+        ) from error
+    except ImportError as error:
+        raise UserError(f"The archive URL {shown!r} needs a package that is not installed: {error}.") from error
+    except Exception as error:  # every file system raises its own
+        raise UserError(f"The archive {shown!r} cannot be opened ({type(error).__name__}: {error}).") from error
+    root = root.rstrip("/")
+    try:
+        is_folder = fs.isdir(root) if root else True
+        exists = is_folder or fs.exists(root)
+    except Exception as error:
+        raise UserError(f"The archive {shown!r} cannot be reached ({type(error).__name__}: {error}).") from error
+    if not exists:
+        raise UserError(f"There is no archive at {shown!r}; check the path or URL.")
+    if not is_folder:
+        raise UserError(
+            f"The archive {shown!r} is a file; give the folder that holds the records (or zip::URL for a zip file)."
+        )
+    return fs, root
+
+
+def without_credentials(url: str) -> str:
+    """Return ``url`` without user, password, query and fragment; local paths stay as they are.
+
+    >>> without_credentials("https://ann:secret@host/ecg?X-Amz-Signature=1")
+    'https://host/ecg'
+    """
+    if "://" not in url:
+        return url
+    return re.sub(r"(?<=://)[^/@]*@", "", re.sub(r"[?#][^:]*$", "", url))
+
+
+def join(root: str, location: str) -> str:
+    """Return the file system's path of a root-relative location."""
+    return f"{root}/{location}" if root else location
+
+
+def safe_location(path: str) -> str | None:
+    """Return a root-relative path in its one spelling, or None if it leaves the root."""
+    if "\0" in path or path.startswith("/") or "\\" in path or "://" in path:
+        return None
+    clean = posixpath.normpath(path)
+    return None if clean in (".", "..") or clean.startswith("../") else clean
+
+
+def location_of(path: str) -> tuple[str, str]:
+    """Return the location of the file that opens a record, and its format, from a path with or without suffix."""
+    stem, suffix = posixpath.splitext(path)
+    if suffix.lower() in OTHER_FORMATS:
+        return path, OTHER_FORMATS[suffix.lower()]
+    if suffix == HEADER_SUFFIX or suffix in SIGNAL_SUFFIXES:
+        return stem + HEADER_SUFFIX, "wfdb"
+    return path + HEADER_SUFFIX, "wfdb"
+
+
+def stem_of(location: str) -> str:
+    """Return a location without its suffix."""
+    return posixpath.splitext(location)[0]
+
+
+def version_of(files: Iterable[FileFacts]) -> tuple[int, str]:
+    """Return (bytes together, version) of the files of one record, in whatever order they were listed."""
+    ordered = sorted(files)
+    text = "\n".join(f"{suffix}\t{size}\t{token}" for suffix, size, token in ordered)
+    return sum(size for _, size, _ in ordered), hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _token(info: dict[str, Any]) -> str:
+    for key in ("ETag", "etag", "md5Hash", "content_md5", "CRC", "generation"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    for key in ("LastModified", "last_modified", "mtime", "modified", "created"):
+        if info.get(key):
+            return str(info[key])
+    return ""
+
+
+class Folder:
+    """The files of one folder by stem, and its sub-folders."""
+
+    __slots__ = ("entries", "files", "folders")
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[FileFacts]] = {}
+        self.folders: list[str] = []
+        self.entries = 0
+
+    def add(self, name: str, size: int, token: str) -> None:
+        """Add a file."""
+        stem, suffix = posixpath.splitext(name)
+        self.files.setdefault(stem, []).append((suffix, size, token))
+        self.entries += 1
+
+    def find(self, name: str) -> list[FileFacts] | None:
+        """Return the files of the record that the file ``name`` opens, None if that file is absent."""
+        stem, suffix = posixpath.splitext(name)
+        files = self.files.get(stem)
+        if files is None or not any(found == suffix for found, _, _ in files):
+            return None
+        return files if suffix == HEADER_SUFFIX else [entry for entry in files if entry[0] == suffix]
+
+
+class Listing:
+    """Lists an archive's folders, each once for as long as it is in use, many at a time where that helps.
+
+    Memory is bounded by the folders in use; a single folder is held whole.
+    """
+
+    def __init__(self, fs: AbstractFileSystem, root: str, pool: ThreadPoolExecutor) -> None:
+        self._fs, self._root, self._pool = fs, root, pool
+        self._is_local = isinstance(fs, LocalFileSystem)
+        self._cache: OrderedDict[str, Folder] = OrderedDict()
+        self._cached = 0
+
+    def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
+        """Return the files of each record, None where the file that opens it is absent."""
+        folders = list(dict.fromkeys(map(posixpath.dirname, locations)))
+        new = [folder for folder in folders if folder not in self._cache]
+        for group, folder_of in self._fetch(new, len(locations)):
+            for folder, content in folder_of.items():
+                self._keep(folder, content)
+            if group not in folder_of:
+                self._keep(group, Folder())
+        for folder in folders:
+            if folder in self._cache:
+                self._cache.move_to_end(folder)
+        empty = Folder()
+        found = [self._cache.get(posixpath.dirname(at), empty).find(posixpath.basename(at)) for at in locations]
+        self._shrink()
+        return found
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Yield the locations of all WFDB headers below ``folder``, sorted within each folder, depth first."""
+        yield from self._walk(folder, self._list(folder), ())
+
+    def _walk(self, folder: str, content: Folder, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        if self._is_local:  # a folder that links to one above it would never end
+            status = os.stat(join(self._root, folder))
+            if (here := (status.st_dev, status.st_ino)) in above:
+                return
+            above = (*above, here)
+        self._keep(folder, content)
+        self._shrink()
+        for stem in sorted(content.files):
+            if any(suffix == HEADER_SUFFIX for suffix, _, _ in content.files[stem]):
+                yield posixpath.join(folder, stem + HEADER_SUFFIX)
+        ahead: deque[tuple[str, Future[Folder]]] = deque()
+        for name in sorted(content.folders):
+            below = posixpath.join(folder, name)
+            ahead.append((below, self._pool.submit(self._list, below)))
+            if len(ahead) >= WORKERS:
+                at, future = ahead.popleft()
+                yield from self._walk(at, future.result(), above)
+        for at, future in ahead:
+            yield from self._walk(at, future.result(), above)
+
+    def records_files(self, folder: str = "", depth: int = 0) -> Iterator[str]:
+        """Yield the paths that RECORDS files name, following lines that name folders ('p10/') to their RECORDS."""
+        path = join(self._root, posixpath.join(folder, "RECORDS"))
+        if depth > MAX_RECORDS_DEPTH:
+            raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep at {folder!r}; mend them.")
+        try:
+            with self._fs.open(path, "rb") as stream:
+                for line in io.TextIOWrapper(stream, encoding="utf-8"):
+                    if not (name := line.strip()):
+                        continue
+                    below = safe_location(posixpath.join(folder, name))
+                    if name.endswith("/") and below is not None:
+                        yield from self.records_files(below, depth + 1)
+                    else:
+                        yield posixpath.join(folder, name)
+        except FileNotFoundError:
+            # A RECORDS that names a folder without one: the folder is listed instead, so that nothing is lost.
+            try:
+                yield from self.walk(folder)
+            except FileNotFoundError:
+                raise UserError(
+                    f"RECORDS names the folder {folder!r}, which is not in the archive; mend the RECORDS file."
+                ) from None
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"The file {posixpath.join(folder, 'RECORDS')} is not UTF-8 text; mend or remove it."
+            ) from error
+
+    def _keep(self, folder: str, content: Folder) -> None:
+        if (old := self._cache.pop(folder, None)) is not None:
+            self._cached -= old.entries + 1
+        self._cache[folder] = content
+        self._cached += content.entries + 1
+
+    def _shrink(self) -> None:
+        while self._cached > _CACHED_ENTRIES and len(self._cache) > 1:
+            _, content = self._cache.popitem(last=False)
+            self._cached -= content.entries + 1
+
+    def _fetch(self, folders: list[str], n_records: int) -> Iterator[tuple[str, dict[str, Folder]]]:
+        """Yield (folder, the folders listed with it) until all of ``folders`` are listed."""
+        if self._is_local or len(folders) < WORKERS:
+            for folder in folders:
+                yield folder, {folder: self._list_if_there(folder)}
+            return
+        # MIMIC-IV-ECG has a folder a record: 800,000 requests. Listing a common parent recursively takes one per 1,000
+        # files; we climb as long as that at least halves the requests, and never to the root.
+        groups = set(folders)
+        while n_records < _DENSE * len(groups):
+            parents = {posixpath.dirname(group) for group in groups}
+            if "" in parents or len(parents) * 2 > len(groups):
+                break
+            groups = parents
+        groups = {group for group in groups if not any(above in groups for above in _above(group))}
+        listed = self._list_if_there if groups == set(folders) else None
+        ordered = sorted(groups)
+        for start in range(0, len(ordered), 4 * WORKERS):
+            chunk = ordered[start : start + 4 * WORKERS]
+            if listed:
+                yield from (
+                    (at, {at: content}) for at, content in zip(chunk, self._pool.map(listed, chunk), strict=True)
+                )
+            else:
+                yield from zip(chunk, self._pool.map(self._list_below, chunk), strict=True)
+
+    def _list_if_there(self, folder: str) -> Folder:
+        try:
+            return self._list(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return Folder()
+
+    def _list(self, folder: str) -> Folder:
+        content, path = Folder(), join(self._root, folder)
+        if self._is_local:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_dir():
+                            content.folders.append(entry.name)
+                            continue
+                        status = entry.stat()
+                    except FileNotFoundError:  # a dangling link, or removed meanwhile
+                        continue
+                    content.add(entry.name, status.st_size, str(status.st_mtime_ns))
+            return content
+        for info in self._fs.ls(path, detail=True):
+            name = info["name"].rstrip("/").rsplit("/", 1)[-1]
+            if info["name"].rstrip("/") == path.rstrip("/"):
+                continue  # some stores list the folder's own marker
+            if info["type"] == "directory":
+                content.folders.append(name)
+            else:
+                content.add(name, int(info.get("size") or 0), _token(info))
+        return content
+
+    def _list_below(self, group: str) -> dict[str, Folder]:
+        """Return all folders below ``group``, listed with one recursive request."""
+        found: dict[str, Folder] = defaultdict(Folder)
+        path = join(self._root, group)
+        for name, info in self._fs.find(path, detail=True).items():
+            below, _, file = (posixpath.join(group, name.split(path, 1)[1].lstrip("/"))).rpartition("/")
+            found[below].add(file, int(info.get("size") or 0), _token(info))
+        return found
+
+
+def _above(folder: str) -> Iterator[str]:
+    while folder:
+        folder = posixpath.dirname(folder)
+        yield folder

@@ -1,0 +1,423 @@
+"""What an archive says about its records: PTB-XL, MIMIC-IV-ECG or any mapped table, and the comments of WFDB headers.
+
+Everything is read as text first: identifiers are strings ("00123" is not 123), and a value that cannot be understood
+becomes null and is counted, never guessed.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from fsspec.spec import AbstractFileSystem
+from pydantic import BaseModel, ConfigDict, Field
+
+from screening.archive.labels import Statements, read_settings
+from screening.archive.wfdb import comments
+from screening.errors import UserError
+
+MAX_CELL_CHARACTERS = 8_192
+MAX_CODES = 256
+TABLE_BLOCK_BYTES = 2**20
+TABLE_ROWS = 4_096
+NULLS = ["", "NaN", "nan", "NA", "N/A", "n/a", "null", "NULL", "None"]
+MAX_AGE = 90.0  # ages over 89 identify people (45 CFR 164.514(b)(2)(i)(C)); PTB-XL writes 300 for them
+
+
+@dataclass(slots=True)
+class Facts:
+    """What an archive states about one record; None where it is silent."""
+
+    patient_id: str | None = None
+    acquired_at: datetime | None = None
+    age: float | None = None
+    sex: str | None = None
+    site: str | None = None
+    device: str | None = None
+    statements: Statements | None = None
+    fold: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither age nor sex nor a statement is known."""
+        return self.age is None and self.sex is None and not self.statements
+
+
+# --- Column mappings -------------------------------------------------------------------------------------------------
+
+_SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+
+
+class ColumnMapping(BaseModel):
+    """Which column of a metadata table holds what; columns left out are taken as unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str  # of the record, relative to the archive's root, with or without suffix
+    patient_id: str | None = None
+    acquired_at: str | None = None
+    acquired_at_format: str | None = None  # as for strptime; ISO 8601 if left out
+    age: str | None = None
+    sex: str | None = None
+    sex_values: dict[str, Literal["female", "male"]] = Field(default_factory=dict)  # beyond f, m, female, male
+    site: str | None = None
+    device: str | None = None
+    labels: str | None = None
+    labels_format: Literal["list", "likelihoods"] = "list"  # codes between separators, or {'CODE': percent}
+    labels_separator: str = ","
+    fold: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns that are read, each once."""
+        named = (
+            self.path,
+            self.patient_id,
+            self.acquired_at,
+            self.age,
+            self.sex,
+            self.site,
+            self.device,
+            self.labels,
+            self.fold,
+        )
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+PTBXL = ColumnMapping(
+    path="filename_hr",
+    patient_id="patient_id",
+    acquired_at="recording_date",
+    age="age",
+    sex="sex",
+    sex_values={"0": "male", "1": "female"},  # Wagner et al. 2020, doi.org/10.1038/s41597-020-0495-6, table 3
+    site="site",
+    device="device",
+    labels="scp_codes",
+    labels_format="likelihoods",
+    fold="strat_fold",
+)
+MIMIC_IV_ECG = ColumnMapping(path="path", patient_id="subject_id", acquired_at="ecg_time")
+
+KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv")
+"""Names under which a known metadata table stands in an archive's root."""
+
+
+def load_mapping(path: str) -> ColumnMapping:
+    """Return the column mapping in a YAML or JSON file; UserError names the file and the key."""
+    return ColumnMapping.model_validate(read_settings(Path(path).expanduser(), ColumnMapping, "column mapping"))
+
+
+def known_mapping(columns: Sequence[str]) -> ColumnMapping | None:
+    """Return the mapping of a table whose columns we know, else None."""
+    present = set(columns)
+    if {"ecg_id", "scp_codes"} <= present and present & {"filename_hr", "filename_lr"}:
+        path = "filename_hr" if "filename_hr" in present else "filename_lr"
+        return PTBXL.model_copy(update={"path": path})
+    if {"subject_id", "study_id", "path"} <= present:
+        return MIMIC_IV_ECG if "ecg_time" in present else MIMIC_IV_ECG.model_copy(update={"acquired_at": None})
+    return None
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+class MetadataTable:
+    """A CSV or Parquet table on any file system, read in blocks, all values as text.
+
+    Raises
+    ------
+    UserError
+        The table is absent, empty or cannot be read, or a mapped column is missing.
+    """
+
+    def __init__(self, fs: AbstractFileSystem, path: str, name: str) -> None:
+        self._fs, self._path, self.name = fs, path, name
+        self._is_parquet = bool(re.search(r"\.(parquet|pq)$", path, re.IGNORECASE))
+        self._delimiter = ","
+        try:
+            self.columns = self._columns()
+        except FileNotFoundError:
+            raise UserError(f"There is no metadata table {name}; check the path given with --metadata.") from None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+        twice = [column for column, count in Counter(self.columns).items() if count > 1]
+        if twice:
+            raise UserError(f"The metadata table {name} has two columns named {twice[0]!r}; rename one.")
+
+    def rows(self, mapping: ColumnMapping, unreadable: Counter[str]) -> Iterator[tuple[str | None, Facts]]:
+        """Yield (path, facts) for every row, in order; values that cannot be understood are counted by column."""
+        missing = [column for column in mapping.columns if column not in self.columns]
+        if missing:
+            raise UserError(
+                f"The metadata table {self.name} has no column {missing[0]!r} (it has {_some(self.columns)}); "
+                "correct the column mapping."
+            )
+        parse = _RowParser(mapping, unreadable)
+        try:
+            for batch in self._batches(mapping.columns):
+                for start in range(0, batch.num_rows, TABLE_ROWS):
+                    yield from parse.batch(batch.slice(start, TABLE_ROWS))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+
+    def first_path(self, mapping: ColumnMapping) -> str | None:
+        """Return the first path in the table, None if there is none."""
+        return next((path for path, _ in self.rows(mapping, Counter()) if path), None)
+
+    def _columns(self) -> list[str]:
+        if self._is_parquet:
+            with self._fs.open(self._path, "rb") as stream:
+                return list(pq.read_schema(stream).names)
+        with self._open_text() as stream:
+            head = stream.read(2**18).decode("utf-8-sig", "replace")
+        first = head.splitlines()[0] if head.strip() else ""
+        if not first:
+            raise ValueError("it is empty")
+        self._delimiter = max(",;\t", key=first.count)
+        return next(csv.reader(io.StringIO(head), delimiter=self._delimiter))
+
+    def _open_text(self) -> IO[bytes]:
+        stream: IO[bytes] = self._fs.open(self._path, "rb", compression="infer")
+        return stream
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        if self._is_parquet:
+            with self._fs.open(self._path, "rb") as stream:
+                yield from pq.ParquetFile(stream).iter_batches(batch_size=TABLE_ROWS, columns=columns)
+            return
+        with self._open_text() as stream:
+            yield from pa_csv.open_csv(
+                stream,
+                read_options=pa_csv.ReadOptions(block_size=TABLE_BLOCK_BYTES),
+                parse_options=pa_csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
+                    include_columns=columns,
+                    column_types={column: pa.string() for column in columns},
+                    null_values=NULLS,
+                    strings_can_be_null=True,
+                ),
+            )
+
+    def _unreadable(self, error: Exception) -> UserError:
+        # Arrow quotes the row it stumbles over; a row may hold a patient's identifiers.
+        why = re.sub(r"(got \d+):.*", r"\1", " ".join(str(error).split()))[:200]
+        return UserError(
+            f"The metadata table {self.name} cannot be read ({why}); it must be Parquet, or CSV in UTF-8 with a "
+            "header line."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+
+
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+
+
+def as_id(value: str | None) -> str | None:
+    """Return an identifier without the '.0' that a numeric detour left on it; leading zeros stay.
+
+    >>> as_id("15709.0"), as_id("00012"), as_id("  "), as_id("a.0")
+    ('15709', '00012', None, 'a.0')
+    """
+    if value is None or not (value := value.strip()):
+        return None
+    whole = _WHOLE.match(value)
+    return whole.group(1) if whole else value
+
+
+class _RowParser:
+    """Turns the text columns of a table into Facts, counting what it cannot understand."""
+
+    def __init__(self, mapping: ColumnMapping, unreadable: Counter[str]) -> None:
+        self._mapping, self._unreadable = mapping, unreadable
+        self._sexes = {**_SEXES, **{key.strip().lower(): sex for key, sex in mapping.sex_values.items()}}
+        self._statements = lru_cache(maxsize=16_384)(self._parse_statements)
+
+    def batch(self, batch: pa.RecordBatch) -> Iterator[tuple[str | None, Facts]]:
+        mapping, size = self._mapping, batch.num_rows
+
+        def column(name: str | None) -> list[Any]:
+            if name is None:
+                return [None] * size
+            values = batch.column(name)
+            if not pa.types.is_nested(values.type):
+                values = values.cast(pa.string())
+            return values.to_pylist()  # type: ignore[no-any-return]
+
+        rows = zip(
+            *map(column, (mapping.path, mapping.patient_id, mapping.acquired_at, mapping.age, mapping.sex)),
+            *map(column, (mapping.site, mapping.device, mapping.labels, mapping.fold)),
+            strict=True,
+        )
+        for path, patient, acquired, age, sex, site, device, labels, fold in rows:
+            yield (
+                path.strip() if path else None,
+                Facts(
+                    patient_id=as_id(patient),
+                    acquired_at=self._value("acquired_at", acquired, self._time),
+                    age=self._value("age", age, parse_age),
+                    sex=self._value("sex", sex, self._sex),
+                    site=as_id(site),
+                    device=as_id(device),
+                    statements=self._value(
+                        "labels", tuple(labels) if isinstance(labels, list) else labels, self._statements
+                    ),
+                    fold=self._value("fold", fold, _fold),
+                ),
+            )
+
+    def _value(self, what: str, value: Any, parse: Any) -> Any:
+        if value is None or value == "" or value in NULLS:
+            return None
+        try:
+            return parse(value)
+        except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError):
+            self._unreadable[what] += 1
+            return None
+
+    def _time(self, value: str) -> datetime:
+        return parse_time(value, self._mapping.acquired_at_format)
+
+    def _sex(self, value: str) -> str:
+        return self._sexes[(as_id(value) or "").lower()]
+
+    def _parse_statements(self, value: str | tuple[str, ...]) -> Statements:
+        if isinstance(value, tuple):
+            return _codes(map(str, value))
+        if len(value) > MAX_CELL_CHARACTERS:
+            raise ValueError("too long")
+        if self._mapping.labels_format == "list":
+            return _codes(value.split(self._mapping.labels_separator))
+        parsed = ast.literal_eval(value)  # literals only, and of bounded length: nothing is executed
+        if not isinstance(parsed, dict) or len(parsed) > MAX_CODES:
+            raise ValueError("not statements with likelihoods")
+        return {str(code): float(likelihood) for code, likelihood in parsed.items()}
+
+
+def _codes(values: Any) -> dict[str, None]:
+    codes = dict.fromkeys(code for value in values if (code := value.strip()))
+    if len(codes) > MAX_CODES or any(len(code) > 64 for code in codes):
+        raise ValueError("not codes")
+    return codes
+
+
+def _fold(value: str) -> int:
+    number = int(as_id(value) or "")
+    if not -32_768 <= number < 32_768:
+        raise ValueError("not a fold")
+    return number
+
+
+@lru_cache(maxsize=1024)
+def parse_age(value: str) -> float:
+    """Return an age in years, 90 for all above 89 (and for PTB-XL's 300); ValueError if it is none."""
+    age = float(value)
+    if math.isnan(age) or age < 0 or (age > 130 and age != 300):
+        raise ValueError(f"{value} is no age")
+    return MAX_AGE if age > 89 else age
+
+
+def parse_time(value: str, form: str | None = None) -> datetime:
+    """Return a time as stated, without zone; one with a zone is turned into UTC."""
+    time = datetime.strptime(value.strip(), form) if form else datetime.fromisoformat(value.strip())
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def read_superclasses(fs: AbstractFileSystem, path: str) -> dict[str, str]:
+    """Return code -> diagnostic_class of PTB-XL's ``scp_statements.csv``; empty where there is no such file."""
+    try:
+        text = fs.cat_file(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{Path(path).name} beside the metadata table cannot be read ({type(error).__name__})."
+        ) from error
+    rows = csv.DictReader(io.StringIO(text))
+    code, superclass = (rows.fieldnames or [""])[0], "diagnostic_class"
+    if superclass not in (rows.fieldnames or []):
+        raise UserError(
+            f"{Path(path).name} beside the metadata table has no column 'diagnostic_class'; restore PTB-XL's file."
+        )
+    return {row[code]: row[superclass] for row in rows if row[superclass]}
+
+
+# --- Comments of WFDB headers ----------------------------------------------------------------------------------------
+
+_CODE = re.compile(r"^[A-Za-z0-9_.+/-]{1,32}$")
+_PATIENT_KEYS = ("subject_id", "patient_id", "patient id")
+# Record line: name, signals, rate, samples, base time, base date (WFDB applications guide, header(5)).
+_BASE_TIME = re.compile(
+    rb"^\S+ +\d+ +\S+ +\d+ +(\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)? +(\d{1,2}/\d{1,2}/\d{4})", re.MULTILINE
+)
+
+
+def header_facts(
+    header: bytes, unreadable: Counter[str], *, statement_texts: Mapping[str, object] | None = None
+) -> Facts:
+    """Return what the comments of a WFDB header state, as the CinC 2020/2021 and PTB diagnostic archives write them.
+
+    Parameters
+    ----------
+    header
+        Bytes of the header file.
+    unreadable
+        Counts values that could not be understood.
+    statement_texts
+        Free texts that count as statements. Others are dropped: free text of a hospital may name people.
+    """
+    stated: dict[str, str] = {}
+    for comment in comments(header):
+        key, colon, value = comment.strip().lstrip("#").partition(":")
+        if colon and value.strip():
+            stated.setdefault(key.strip(" <>").lower(), value.strip(" <>\t"))
+
+    def take(what: str, key: str, parse: Any) -> Any:
+        value = stated.get(key)
+        if value is None or value in NULLS or value.lower() in ("unknown", "n/a", "nan"):
+            return None
+        try:
+            return parse(value)
+        except (ValueError, KeyError):
+            unreadable[what] += 1
+            return None
+
+    reason = stated.get("reason for admission")
+    statements = take(
+        "labels", "dx", lambda text: _codes(code for code in text.split(",") if _CODE.match(code.strip()))
+    )
+    if reason is not None and statement_texts is not None and reason in statement_texts:
+        statements = {**(statements or {}), reason: None}
+    return Facts(
+        patient_id=next((as_id(stated[key]) for key in _PATIENT_KEYS if key in stated), None),
+        acquired_at=_base_time(header) or take("acquired_at", "ecg date", lambda text: parse_time(text, "%d/%m/%Y")),
+        age=take("age", "age", parse_age),
+        sex=take("sex", "sex", lambda text: _SEXES[text.lower()]),
+        statements=statements or None,
+    )
+
+
+def _base_time(header: bytes) -> datetime | None:
+    found = _BASE_TIME.search(header[:4096])
+    if not found:
+        return None
+    time, date = (part.decode() for part in found.groups())
+    try:
+        return datetime.strptime(f"{date} {time}", "%d/%m/%Y %H:%M:%S" if time.count(":") == 2 else "%d/%m/%Y %H:%M")
+    except ValueError:
+        return None

@@ -1,0 +1,139 @@
+"""The one door through which recordings come out of an archive, whatever their format."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from screening.archive import wfdb
+from screening.archive.container import Refused, container_of
+from screening.archive.wfdb_header import is_safe_path, looks_like_header
+from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
+from screening.errors import UserError
+from screening.recording import Recording, Rejected
+
+_OUTSIDE = "a file of the record leads outside the archive"
+
+
+class ArchiveReader:
+    """Reads the records of one archive.
+
+    Picklable, and safe to use from several threads: storage is opened where it is used.
+
+    Parameters
+    ----------
+    root_url
+        Folder of the archive: a local path or any fsspec URL.
+    storage_options
+        Handed to fsspec (credentials, endpoint); never written anywhere.
+    """
+
+    def __init__(self, root_url: str, storage_options: dict[str, Any] | None = None) -> None:
+        self.root_url = root_url
+        self.storage_options = dict(storage_options or {})
+        self._storage: tuple[Any, str] | None = None
+        self._folder: tuple[str, str] = ("", "")  # last local folder, and what it really is
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root_url": self.root_url, "storage_options": self.storage_options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def read(self, location: str, record_id: str) -> Recording | Rejected:
+        """Read one record.
+
+        Parameters
+        ----------
+        location
+            Root-relative path of the record's first file (for WFDB, the header). What it is, its bytes tell.
+        record_id
+            Goes into the result.
+
+        Raises
+        ------
+        OSError, or what the storage's client raises
+            Where storage fails: that says nothing of the record, so its shard stays unfinished. An absent file is a
+            Rejected, but only while the archive itself is there.
+        """
+        head = b""
+        try:
+            head = self._fetch(location, MAX_HEADER_BYTES + 1)
+            files: dict[str, bytes] = {}
+            left = MAX_RECORD_BYTES - len(head)
+            folder = location[: location.rfind("/") + 1]
+            while names := [name for name in wfdb.signal_file_names(head, files) if name not in files]:
+                for name in names:
+                    files[name] = self._fetch(folder + name, left + 1, whole=True)
+                    left -= len(files[name])
+                    if left < 0:
+                        raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
+        except Refused as refused:
+            if not looks_like_header(head) and (container := container_of(head) or (b"\0" in head and "binary")):
+                return Rejected(record_id, Reason.UNKNOWN_FORMAT, f"a {container} file, which no reader here knows")
+            return Rejected(record_id, refused.reason, refused.detail)
+        return wfdb.decode(record_id, head, files)
+
+    def _fetch(self, path: str, limit: int, *, whole: bool = False) -> bytes:
+        """Return a file's first ``limit`` bytes, given its path below the root; ``whole`` refuses more before reading."""
+        if not is_safe_path(path):
+            raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
+        fs, root = self._open()
+        if isinstance(fs, LocalFileSystem):
+            return self._fetch_local(root, path, limit, whole=whole)
+        try:
+            return bytes(fs.cat_file(f"{root}/{path}", start=0, end=limit))
+        except FileNotFoundError as error:
+            if not fs.exists(root):
+                raise OSError(f"the archive {self.root_url} cannot be reached") from error
+            raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
+
+    def _open(self) -> tuple[Any, str]:
+        if self._storage is None:
+            try:
+                fs, root = fsspec.core.url_to_fs(self.root_url, **self.storage_options)
+            except (ValueError, ImportError) as error:
+                raise UserError(f"cannot use {self.root_url!r} as an archive: {error}") from error
+            root = root.rstrip("/")
+            self._storage = (fs, os.path.realpath(root) if isinstance(fs, LocalFileSystem) else root)
+        return self._storage
+
+    def _fetch_local(self, root: str, path: str, limit: int, *, whole: bool) -> bytes:
+        full = f"{root}/{path}"
+        try:
+            self._stay_inside(root, full)
+            # Without waiting: opening a named pipe would wait for its writer for ever.
+            descriptor = os.open(full, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            with open(descriptor, "rb", buffering=0) as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise Refused(Reason.MISSING_FILE, "in place of a file of the record stands something else")
+                if whole and status.st_size >= limit:
+                    raise Refused(Reason.TOO_LARGE, f"a file of the record has {status.st_size} bytes")
+                return file.read(limit)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            # An archive that was unmounted looks like one whose every file is missing.
+            if not os.path.isdir(root) or not any(os.scandir(root)):
+                raise OSError(errno.ENOENT, "the archive's folder is gone or empty", root) from error
+            raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):  # of the name, not of the storage
+                raise Refused(Reason.UNSAFE_PATH, "the path of a file of the record cannot be followed") from error
+            raise
+
+    def _stay_inside(self, root: str, full: str) -> None:
+        """Refuse symbolic links that lead out of the archive."""
+        folder = full[: full.rfind("/")]
+        last, real = self._folder
+        if folder != last:
+            real = os.path.realpath(folder)
+            self._folder = (folder, real)
+        if stat.S_ISLNK(os.lstat(full).st_mode):
+            real = os.path.realpath(full)
+        if real != root and not real.startswith(f"{root.rstrip('/')}/"):
+            raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)

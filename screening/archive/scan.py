@@ -1,0 +1,239 @@
+"""One pass over an archive: from the paths of its records to the rows of its catalog, batch by batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from fsspec.spec import AbstractFileSystem
+
+from screening.archive.discovery import Source
+from screening.archive.identity import PseudonymKey
+from screening.archive.labels import Labeller
+from screening.archive.listing import (
+    ABSENT,
+    HEADER_SUFFIX,
+    FileFacts,
+    Listing,
+    join,
+    location_of,
+    safe_location,
+    stem_of,
+    version_of,
+)
+from screening.archive.metadata import Facts, header_facts
+from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
+from screening.contract import MAX_HEADER_BYTES
+
+BATCH = 4_096
+"""Records listed, and headers read, together."""
+
+KEPT_COLUMNS = ("patient_key", "acquired_at", "age", "sex", "site", "device", "labels", "label", "fold")
+
+
+class PreviousRows:
+    """What an earlier scan found: a compact index of record -> version, and its rows by position."""
+
+    def __init__(self, rows: Iterator[pa.RecordBatch], read_rows: Any) -> None:
+        hashes, versions = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+        for batch in rows:
+            hashes.append(id_hashes(batch["record_id"].to_pylist()))
+            versions.append(_version_numbers(batch["version"].to_pylist()))
+        unsorted = np.concatenate(hashes)
+        self._order = np.argsort(unsorted, kind="stable")
+        self._hashes = unsorted[self._order]
+        self._versions = np.concatenate(versions)
+        self.seen = np.zeros(len(unsorted), bool)
+        self._read_rows = read_rows
+
+    def positions(self, ids: list[str]) -> np.ndarray:
+        """Return each record's row, -1 where it is new, and mark the rows as seen."""
+        if not len(self._hashes):
+            return np.full(len(ids), -1)
+        wanted = id_hashes(ids)
+        at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        found = np.where(self._hashes[at] == wanted, self._order[at], -1)
+        self.seen[found[found >= 0]] = True
+        return found
+
+    def same_version(self, positions: np.ndarray, versions: list[str]) -> np.ndarray:
+        """Return whether the record at each position has the version it had."""
+        if not len(self._versions):
+            return np.zeros(len(positions), bool)
+        return np.asarray((positions >= 0) & (self._versions[positions] == _version_numbers(versions)))
+
+    def row(self, position: int) -> dict[str, Any]:
+        """Return KEPT_COLUMNS of the row at ``position``."""
+        return self._read_rows(position)  # type: ignore[no-any-return]
+
+
+def _version_numbers(versions: list[str]) -> np.ndarray:
+    return np.array([0 if version == ABSENT else int(version, 16) for version in versions], np.uint64)
+
+
+class _Seen:
+    """Ids seen so far, 8 bytes each: sorted runs that are merged when they have grown alike."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def first_time(self, ids: list[str]) -> np.ndarray:
+        """Return for each id whether it is seen for the first time, and remember all."""
+        hashes = id_hashes(ids)
+        fresh = np.zeros(len(hashes), bool)
+        fresh[np.unique(hashes, return_index=True)[1]] = True
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
+            fresh &= run[at] != hashes
+        if fresh.any():
+            self._runs.append(np.sort(hashes[fresh]))
+        while len(self._runs) > 1 and len(self._runs[-1]) * 2 >= len(self._runs[-2]):
+            self._runs.append(np.sort(np.concatenate([self._runs.pop(), self._runs.pop()]), kind="stable"))
+        return fresh
+
+
+class Scan:
+    """One pass over an archive; ``count`` holds what it has found so far."""
+
+    def __init__(
+        self,
+        fs: AbstractFileSystem,
+        root: str,
+        pool: ThreadPoolExecutor,
+        listing: Listing,
+        labeller: Labeller,
+        key: PseudonymKey,
+        *,
+        deidentified: bool,
+        previous: PreviousRows | None,
+        reuse: bool,
+        unreadable: Counter[str],
+    ) -> None:
+        self._fs, self._root, self._pool, self._listing = fs, root, pool, listing
+        self._labeller, self._key, self._deidentified = labeller, key, deidentified
+        self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
+        self._statement_texts = dict.fromkeys((*labeller.rule.positive_codes, *labeller.rule.negative_codes))
+        self._seen = _Seen()
+        self.count: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
+
+    def batches(self, source: Source) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """Yield (rows of the catalog, rows of the locations)."""
+        records = iter(source.records)
+        while batch := list(islice(records, BATCH)):
+            named = [(path, facts) for path, facts in batch if path is not None]
+            self.count["without_path"] += len(batch) - len(named)
+            if named and (found := self._batch(named)):
+                yield found
+
+    def _batch(self, named: list[tuple[str, Facts | None]]) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
+        clean = [safe_location(path) for path, _ in named]
+        opened = [location_of(safe or path) for safe, (path, _) in zip(clean, named, strict=True)]
+        ids = [self._record_id(location) for location, _ in opened]
+        fresh = self._seen.first_time(ids)
+        self.count["duplicates"] += len(ids) - int(fresh.sum())
+        keep = np.flatnonzero(fresh).tolist()
+        if not keep:
+            return None
+        ids, locations = [ids[i] for i in keep], [opened[i][0] for i in keep]
+        facts = [named[i][1] for i in keep]
+        files = self._files(
+            [location if clean[i] is not None else None for i, location in zip(keep, locations, strict=True)]
+        )
+        sizes, versions = [], []
+        for found in files:
+            size, version = version_of(found) if found is not None else (0, ABSENT)
+            sizes.append(size)
+            versions.append(version)
+        kept = self._compare(ids, versions, [fact is None for fact in facts])
+        self._read_headers(locations, files, facts, kept)
+        rows = [kept.get(i) or self._row(fact or Facts()) for i, fact in enumerate(facts)]
+
+        self.count["records"] += len(ids)
+        self.count["absent"] += sum(found is None for found in files)
+        self.count["bytes"] += sum(sizes)
+        self.count["without_metadata"] += sum(
+            row["age"] is None and row["sex"] is None and not row["labels"] for row in rows
+        )
+        self.labels.update(row["label"] or "none" for row in rows)
+        columns: dict[str, list[Any]] = {
+            "record_id": ids,
+            "format": [opened[i][1] for i in keep],
+            "bytes": sizes,
+            "version": versions,
+            **{name: [row[name] for row in rows] for name in KEPT_COLUMNS},
+        }
+        return (
+            pa.RecordBatch.from_pydict(columns, schema=CATALOG_SCHEMA),
+            pa.RecordBatch.from_pydict({"record_id": ids, "location": locations}, schema=LOCATION_SCHEMA),
+        )
+
+    def _record_id(self, location: str) -> str:
+        return stem_of(location) if self._deidentified else self._key.pseudonym("record", location)
+
+    def _files(self, locations: list[str | None]) -> list[list[FileFacts] | None]:
+        found = iter(self._listing.find([location for location in locations if location is not None]))
+        return [None if location is None else next(found) for location in locations]
+
+    def _compare(self, ids: list[str], versions: list[str], without_facts: list[bool]) -> dict[int, dict[str, Any]]:
+        """Count new, changed and unchanged records; return the rows that need not be read again."""
+        if self._previous is None:
+            self.count["new"] += len(ids)
+            return {}
+        positions = self._previous.positions(ids)
+        same = self._previous.same_version(positions, versions)
+        new = int((positions < 0).sum())
+        self.count["new"] += new
+        self.count["unchanged"] += int(same.sum())
+        self.count["changed"] += len(ids) - new - int(same.sum())
+        if not self._reuse:
+            return {}
+        return {int(i): self._previous.row(int(positions[i])) for i in np.flatnonzero(same) if without_facts[i]}
+
+    def _read_headers(
+        self,
+        locations: list[str],
+        files: list[list[FileFacts] | None],
+        facts: list[Facts | None],
+        kept: dict[int, dict[str, Any]],
+    ) -> None:
+        """Fill in the facts that only headers state, many headers at once."""
+        wanted = [
+            i
+            for i, found in enumerate(files)
+            if facts[i] is None
+            and i not in kept
+            and any(suffix == HEADER_SUFFIX and size <= MAX_HEADER_BYTES for suffix, size, _ in found or ())
+        ]
+        for i, header in zip(wanted, self._pool.map(self._header, (locations[i] for i in wanted)), strict=True):
+            if header is None:
+                self.count["headers_unreadable"] += 1
+                continue
+            self.count["headers_read"] += 1
+            facts[i] = header_facts(header, self._unreadable, statement_texts=self._statement_texts)
+
+    def _header(self, location: str) -> bytes | None:
+        try:
+            return self._fs.cat_file(join(self._root, location))  # type: ignore[no-any-return]
+        except (FileNotFoundError, PermissionError):  # of this one record; the run will say so
+            return None
+
+    def _row(self, facts: Facts) -> dict[str, Any]:
+        labels, label = self._labeller(facts.statements)
+        patient = facts.patient_id
+        return {
+            "patient_key": None if patient is None else self._key.pseudonym("patient", patient),
+            "acquired_at": facts.acquired_at,
+            "age": facts.age,
+            "sex": facts.sex,
+            "site": facts.site,
+            "device": facts.device,
+            "labels": labels,
+            "label": label,
+            "fold": facts.fold,
+        }

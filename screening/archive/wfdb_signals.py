@@ -1,0 +1,280 @@
+"""From a parsed WFDB header and its files to the twelve leads in millivolts; claims are checked before samples are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from screening.archive.container import Refused, container_of, matlab4_matrix
+from screening.archive.wfdb_formats import BITS, FLAC, bytes_of, flac_claims, missing_value, samples, samples_in
+from screening.archive.wfdb_header import MAX_SAMPLES, Header, Signal
+from screening.contract import DERIVED_LEADS, LEADS, N_LEADS, RATE_LIMITS_HZ, Reason, mV_per_unit
+
+_ROW = {lead: row for row, lead in enumerate(LEADS)}
+_IN_ORDER = list(range(N_LEADS))
+
+_mV_per_unit = lru_cache(maxsize=64)(mV_per_unit)
+
+MIN_STEPS_PER_MV = 1e-3
+"""A converter whose one step is a volt or more did not measure an ECG."""
+
+
+@dataclass(slots=True)
+class Leads:
+    """The leads of one stretch of recording."""
+
+    signal_mV: np.ndarray  # noqa: N815 - float32 (12, samples), NaN where missing or where there is no such lead
+    rate_hz: float
+    rows: set[int]  # of the leads there are, derived ones included
+    formats: set[str] = field(default_factory=set)
+    unit_sources: set[str] = field(default_factory=set)
+    flags: set[str] = field(default_factory=set)
+
+
+class _Group(NamedTuple):
+    """The signals of one file."""
+
+    signals: list[Signal]
+    data: bytes
+    offset: int  # of the first sample, in bytes (in samples for FLAC)
+    capacity: int  # samples that the file holds
+    is_matlab: bool
+    disguise: str | None  # container that the file begins as, though it should be bare samples
+
+    @property
+    def format(self) -> int:
+        return self.signals[0].format
+
+    @property
+    def width(self) -> int:
+        return sum(signal.per_frame for signal in self.signals)
+
+
+def needs_file(signal: Signal) -> bool:
+    """Whether the signal is one of the twelve leads and has samples (format 0 is a signal without any)."""
+    return signal.lead is not None and signal.format != 0 and signal.file != "~"
+
+
+def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -> Leads:
+    """Decode the leads of a record or segment.
+
+    Parameters
+    ----------
+    header
+        Without segments.
+    files
+        Bytes of the files that hold a lead.
+    folder
+        Goes before the header's file names to give the keys of ``files``.
+
+    Raises
+    ------
+    Refused
+        With whatever reason keeps these leads from being known; absent leads are left to the caller.
+    """
+    used = [signal for signal in header.signals if needs_file(signal)]
+    if not used:
+        return Leads(np.empty((N_LEADS, 0), np.float32), header.rate_hz, set())
+    per_frame = used[0].per_frame
+    if any(signal.per_frame != per_frame for signal in used):
+        rates = sorted({signal.per_frame * header.rate_hz for signal in used})
+        raise Refused(Reason.CONFLICTING_RATES, "leads at " + " and ".join(f"{rate:g}" for rate in rates) + " Hz")
+    rate_hz = header.rate_hz * per_frame
+    if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
+        raise Refused(Reason.MISSING_RATE, f"{rate_hz:g} Hz is no rate of a diagnostic ECG")
+    steps = {signal: _steps_per_mV(signal) for signal in used}
+
+    by_file = [list(signals) for _, signals in groupby(header.signals, key=lambda signal: signal.file)]
+    by_file = [signals for signals in by_file if any(map(needs_file, signals))]
+    if len({signals[0].file for signals in by_file}) < len(by_file):
+        raise Refused(Reason.BAD_HEADER, "the signals of one file do not stand together in the header")
+    groups = [_group(signals, files[folder + signals[0].file]) for signals in by_file]
+    frames = header.frames if header.frames is not None else _frames_of(groups)
+    for group in groups:
+        _check_size(group, frames, is_claimed=header.frames is not None)
+
+    leads = Leads(np.empty((N_LEADS, 0), np.float32), rate_hz, set())
+    for group in groups:
+        leads.formats.add(f"{group.format}-mat" if group.is_matlab else f"{group.format}")
+        if group.is_matlab and not group.signals[0].offset:
+            leads.flags.add("matlab_offset")
+        if header.frames is not None and group.capacity >= (frames + 1) * group.width:
+            leads.flags.add("trailing_bytes")
+        block, rows = _decode_group(group, frames, steps, header)
+        if rows == _IN_ORDER:
+            leads.signal_mV, leads.rows = block, set(rows)
+        else:
+            _place(leads, block, rows)
+    for signal in used:
+        leads.unit_sources.add("header gain/units" if signal.units else "wfdb default mV")
+    if len(leads.rows) < N_LEADS:
+        _derive(leads)
+    return leads
+
+
+def _steps_per_mV(signal: Signal) -> float:  # noqa: N802 - the symbol of the unit
+    """Return how many steps of the converter are 1 mV."""
+    if not signal.gain:
+        raise Refused(Reason.MISSING_UNITS, f"lead {signal.lead} is uncalibrated: its gain is missing or 0")
+    # header(5) defines an absent unit as millivolts: no guess.
+    unit_mV = _mV_per_unit(signal.units) if signal.units else 1.0  # noqa: N806
+    if unit_mV is None:
+        raise Refused(Reason.MISSING_UNITS, f"the unit of lead {signal.lead} is not one of voltage")
+    steps = signal.gain / unit_mV
+    if abs(steps) < MIN_STEPS_PER_MV:
+        raise Refused(Reason.IMPLAUSIBLE_AMPLITUDE, f"one step of lead {signal.lead} would be more than 1 V")
+    return steps
+
+
+def _group(signals: list[Signal], data: bytes) -> _Group:
+    first = signals[0]
+    fmt, width = first.format, sum(signal.per_frame for signal in signals)
+    if fmt not in BITS:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"storage format {fmt} is not known")
+    if any(signal.format != fmt for signal in signals):
+        raise Refused(Reason.BAD_HEADER, "the signals of one file have different storage formats")
+    if any(signal.offset not in (0, first.offset) for signal in signals):
+        raise Refused(Reason.BAD_HEADER, "the signals of one file begin at different bytes")
+    if not data:
+        raise Refused(Reason.EMPTY_FILE, "a signal file is empty")
+    if width > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the header claims {width} samples a frame")
+    if fmt in FLAC:
+        return _flac_group(signals, data)
+    offset = first.offset
+    matrix = matlab4_matrix(data)
+    if matrix is not None:
+        if matrix.rows != width or matrix.bytes_per_value * 8 != BITS[fmt] or offset not in (0, matrix.offset):
+            raise Refused(
+                Reason.BAD_HEADER, "the header contradicts the MATLAB file about the place or size of samples"
+            )
+        offset = matrix.offset
+    capacity = samples_in(fmt, max(len(data) - offset, 0))
+    disguise = None if matrix else container_of(data)
+    return _Group(signals, data, offset, capacity, matrix is not None, disguise)
+
+
+def _flac_group(signals: list[Signal], data: bytes) -> _Group:
+    claims = flac_claims(data)
+    if claims is None:
+        raise Refused(Reason.UNDECODABLE, "the signal file is no FLAC stream")
+    if claims.channels != len(signals) or any(signal.per_frame != signals[0].per_frame for signal in signals):
+        raise Refused(Reason.BAD_HEADER, f"the FLAC file has {claims.channels} channels, the header {len(signals)}")
+    offset = signals[0].offset
+    return _Group(signals, data, offset, max(claims.samples - offset, 0) * len(signals), False, None)
+
+
+def _frames_of(groups: list[_Group]) -> int:
+    """Return how many frames the files hold, for a header that does not say."""
+    found = {group.capacity // group.width for group in groups}
+    if len(found) > 1:
+        raise Refused(Reason.TRUNCATED, "no length is stated, and the signal files end at different samples")
+    for group in groups:
+        # A packed last sample may be followed by padding; more than that is a frame that was cut.
+        whole = bytes_of(group.format, group.capacity // group.width * group.width)
+        if group.format not in FLAC and len(group.data) - group.offset - whole > (2 if BITS[group.format] % 8 else 0):
+            raise Refused(Reason.TRUNCATED, "no length is stated, and a signal file ends within a frame")
+    return found.pop()
+
+
+def _check_size(group: _Group, frames: int, *, is_claimed: bool) -> None:
+    count = frames * group.width
+    if count > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the record claims {count} samples, the limit is {MAX_SAMPLES}")
+    if count > group.capacity or (is_claimed and group.offset > len(group.data) and group.format not in FLAC):
+        if group.disguise:
+            raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {group.disguise} file, not samples")
+        raise Refused(Reason.TRUNCATED, f"a signal file holds {group.capacity} of the {count} samples claimed")
+
+
+def _decode_group(
+    group: _Group, frames: int, steps: dict[Signal, float], header: Header
+) -> tuple[np.ndarray, list[int]]:
+    """Return the leads of one file in millivolts, float32 (leads, samples), and their rows."""
+    stored = samples(group.format, group.data, group.offset, frames, group.signals, header.rate_hz)
+    chosen = [i for i, signal in enumerate(group.signals) if needs_file(signal)]
+    used = [group.signals[i] for i in chosen]
+    per_frame = used[0].per_frame
+    if len(chosen) == stored.shape[1]:
+        digital = np.ascontiguousarray(stored.T)
+    else:
+        starts = np.cumsum([0] + [signal.per_frame for signal in group.signals])[chosen]
+        columns = (starts[:, None] + np.arange(per_frame)).ravel()
+        digital = stored.T[columns]
+        if per_frame > 1:  # (leads, samples of a frame, frames) -> (leads, samples)
+            digital = digital.reshape(len(used), per_frame, frames).swapaxes(1, 2).reshape(len(used), -1)
+        digital = np.ascontiguousarray(digital)
+
+    if header.frames is not None:  # header(5): without a stated length, checksums mean nothing
+        _verify(digital, used, group.disguise)
+    elif group.disguise:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {group.disguise} file, not samples")
+    lowest = missing_value(group.format)
+    missing = digital == lowest if lowest is not None and digital.size and digital.min() == lowest else None
+    block = _millivolts(digital, [signal.baseline for signal in used], [steps[signal] for signal in used])
+    if missing is not None:
+        block[missing] = np.nan
+    for row, signal in zip(block, used, strict=True):
+        skew = min(signal.skew * per_frame, len(row))
+        if skew:
+            row[: len(row) - skew] = row[skew:].copy()
+            row[len(row) - skew :] = np.nan
+    return block, [_ROW[str(signal.lead)] for signal in used]
+
+
+def _verify(digital: np.ndarray, used: list[Signal], disguise: str | None) -> None:
+    """Compare each lead's sum modulo 65536 with its header's; unsigned arithmetic wraps as the checksum does."""
+    unsigned = digital.view(np.uint16 if digital.dtype.itemsize == 2 else np.uint32)
+    sums = unsigned.sum(axis=1, dtype=unsigned.dtype).tolist()
+    wrong = [
+        s.lead for s, total in zip(used, sums, strict=True) if s.checksum is not None and (total - s.checksum) & 0xFFFF
+    ]
+    if disguise and (wrong or any(signal.checksum is None for signal in used)):
+        # Only a checksum can tell samples that happen to begin like another container from that container.
+        raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {disguise} file, not samples")
+    if wrong:
+        leads = ", ".join(str(lead) for lead in wrong)
+        raise Refused(Reason.CHECKSUM_MISMATCH, f"samples of {leads} do not add up to the header's checksum")
+
+
+def _millivolts(digital: np.ndarray, baselines: list[int], steps: list[float]) -> np.ndarray:
+    """Return (digital - baseline) / steps as float32, rounded once."""
+    gains = np.array(steps)[:, None]
+    if digital.itemsize == 2 and max(map(abs, baselines)) < 1 << 23 and max(map(abs, steps)) < 1e30:
+        narrow = gains.astype(np.float32)
+        if (narrow == gains).all():
+            # Differences below 2**24 are exact in float32 and division rounds correctly: the result of float64, faster.
+            if any(baselines):
+                return (digital - np.array(baselines, np.float32)[:, None]) / narrow
+            return np.divide(digital, narrow, dtype=np.float32)
+    return ((digital - np.array(baselines, np.float64)[:, None]) / gains).astype(np.float32)
+
+
+def _place(leads: Leads, block: np.ndarray, rows: list[int]) -> None:
+    """Put the leads of a further file into their rows."""
+    if not leads.signal_mV.shape[1]:
+        leads.signal_mV = np.full((N_LEADS, block.shape[1]), np.nan, np.float32)
+    for row, signal in zip(rows, block, strict=True):
+        if row in leads.rows:
+            if not np.array_equal(leads.signal_mV[row], signal, equal_nan=True):
+                raise Refused(Reason.DUPLICATE_LEAD, f"lead {LEADS[row]} is present twice, with different samples")
+            leads.flags.add("duplicate_lead")
+            continue
+        leads.signal_mV[row] = signal
+        leads.rows.add(row)
+
+
+def _derive(leads: Leads) -> None:
+    """Compute absent limb leads from I and II where these are there."""
+    if not {_ROW["I"], _ROW["II"]} <= leads.rows:
+        return
+    for lead, (of_i, of_ii) in DERIVED_LEADS.items():
+        if _ROW[lead] not in leads.rows:
+            leads.signal_mV[_ROW[lead]] = of_i * leads.signal_mV[0] + of_ii * leads.signal_mV[1]
+            leads.rows.add(_ROW[lead])
+            leads.flags.add("derived_leads")

@@ -1,0 +1,76 @@
+"""The command line. One small module a command, imported only when the command is used."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+import screening
+from screening.contract import NOTICE
+from screening.errors import UserError
+
+EXIT_DONE, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3
+
+COMMANDS = {
+    "demo": "Simulate an archive, screen it and show the results.",
+    "simulate": "Write an archive of simulated 12-lead ECGs with known infarctions.",
+    "catalog": "Scan an archive into a catalog: which records, whose, when, with which labels.",
+    "run": "Screen every record of a catalog; resumes where it stopped.",
+    "status": "Show how far a run is and what came out of it.",
+    "failures": "Show which records were rejected, and why.",
+    "verify": "Compare a run's files with its manifest and its plan.",
+    "train": "Train MSAIC-Net on a labelled catalog and register the bundle.",
+    "evaluate": "Measure a model on labelled records it has not seen.",
+    "models": "List the registered models.",
+}
+"""Command -> its line in ``screening --help``; the module of the same name holds it as ``command``."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"screening.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=NOTICE
+)
+@click.version_option(screening.__version__, prog_name="screening")
+def group() -> None:
+    """Screen large archives of 12-lead ECGs for myocardial infarction and scar."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 usage or bad input, 2 too many rejects, 3 interrupted and resumable."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: Any = group.main(arguments, prog_name="screening", standalone_mode=False)
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_USAGE
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. Start the same command again to go on where it stopped.", err=True)
+        code = EXIT_INTERRUPTED
+    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

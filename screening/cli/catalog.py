@@ -1,0 +1,150 @@
+"""``screening catalog``: scan an archive once, and again only for what changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from screening.archive.catalog import CatalogSummary
+    from screening.archive.identity import PseudonymKey
+
+
+@click.command("catalog")
+@click.argument("archive_url")
+@click.option("--out", required=True, metavar="CATALOG", help="Folder (or URL) of the catalog, made or renewed.")
+@click.option(
+    "--metadata", metavar="TABLE", help="CSV or Parquet table of the records; PTB-XL's and MIMIC-IV-ECG's are found."
+)
+@click.option("--mapping", metavar="FILE", help="YAML: which column of the table is path, patient_id, age, sex, ...")
+@click.option(
+    "--labels",
+    metavar="RULE",
+    help="ptbxl-mi, ptbxl-mi-no-injury, snomed-mi, ptbdb-mi, none, or a YAML file; without it, no labels.",
+)
+@click.option("--deidentified", is_flag=True, help="The archive is public: plain record ids, no key needed.")
+@click.option(
+    "--key-file",
+    metavar="FILE",
+    help="Pseudonym key; made if absent. Default: $SCREENING_PSEUDONYM_KEY, then ~/.config/screening/pseudonym.key.",
+)
+@click.option("--storage-options", metavar="JSON", help="""File system options: '{"anon": true}' for public S3.""")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    archive_url: str,
+    out: str,
+    metadata: str | None,
+    mapping: str | None,
+    labels: str | None,
+    deidentified: bool,
+    key_file: str | None,
+    storage_options: str | None,
+    as_json: bool,
+) -> None:
+    r"""Make or renew the catalog of an archive: one row for every record.
+
+    Patient ids, and record ids unless --deidentified, are written only as keyed pseudonyms.
+
+    \b
+    Examples:
+      screening catalog /data/ptb-xl --out ptbxl.catalog --deidentified --labels ptbxl-mi
+      screening catalog s3://hospital/ecg --out /srv/ecg.catalog --metadata list.csv --mapping columns.yaml
+    """
+    from screening.archive.catalog import build_catalog
+    from screening.archive.labels import load_rule
+    from screening.archive.metadata import load_mapping
+    from screening.errors import UserError
+
+    try:
+        options = _options(storage_options)
+        rule = load_rule(labels) if labels else None
+        columns = load_mapping(mapping) if mapping else None
+        key, note = _key(key_file, deidentified)
+        if note:
+            click.echo(note, err=True)
+        counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
+        summary = build_catalog(
+            archive_url,
+            out,
+            metadata=metadata,
+            mapping=columns,
+            labels=rule,
+            deidentified=deidentified,
+            key=key,
+            storage_options=options,
+            progress=counter,
+        )
+        counter.clear()
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(_as_json(summary) if as_json else _as_text(summary, labelled=rule is not None))
+
+
+def _key(key_file: str | None, deidentified: bool) -> tuple[PseudonymKey | None, str | None]:
+    """Return the key, if any: a public archive needs none, so none is made for it; one that is named is used."""
+    from screening.archive.identity import load_key
+
+    if deidentified and key_file is None:
+        return None, None
+    return load_key(key_file, os.environ.get("SCREENING_PSEUDONYM_KEY"))
+
+
+def _options(text: str | None) -> dict[str, Any] | None:
+    from screening.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--storage-options is not JSON ({error}); write e.g. '{{\"anon\": true}}'.") from error
+    if not isinstance(value, dict):
+        raise UserError("--storage-options must be a JSON object; write e.g. '{\"anon\": true}'.")
+    return value
+
+
+class _Counter:
+    """One line on a terminal that counts records while the scan runs."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def __call__(self, records: int) -> None:
+        if self._enabled:
+            click.echo(f"\r{records:,} records", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._enabled:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def _as_json(summary: CatalogSummary) -> str:
+    from dataclasses import asdict
+
+    from screening.contract import NOTICE
+
+    return json.dumps({"notice": NOTICE, **asdict(summary)}, indent=2)
+
+
+def _as_text(summary: CatalogSummary, *, labelled: bool) -> str:
+    from screening.contract import NOTICE
+
+    by_class = ", ".join(f"{name} {count:,}" for name, count in summary.labels.items() if name != "none" or count)
+    lines = [
+        f"{summary.records:,} records found by {summary.found_by}, {summary.bytes / 1e6:,.1f} MB "
+        f"(new {summary.new:,}, changed {summary.changed:,}, unchanged {summary.unchanged:,}, gone {summary.gone:,})",
+        f"Labels by {summary.label_rule}: {by_class}" if labelled else "No labels: training needs --labels",
+    ]
+    if summary.without_metadata:
+        lines.append(f"{summary.without_metadata:,} records without age, sex or statements")
+    lines += [f"Note: {warning}" for warning in summary.warnings]
+    lines += [
+        f"Catalog {summary.catalog_id[:12]} written to {summary.path}",
+        f"Next: screening run --catalog {summary.path} --out runs",
+        NOTICE,
+    ]
+    return "\n".join(lines)

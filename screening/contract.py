@@ -1,0 +1,218 @@
+"""The contract between archive, network and results: leads, units, reasons, columns. One place.
+
+What changes a score (lead order, units, the preprocessing settings of a bundle) is hashed into every row as
+``input_contract_sha256``; reasons and columns carry ``RESULT_SCHEMA_VERSION`` instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RESULT_SCHEMA_VERSION = 1
+NOTICE = "Retrospective research software. Not a medical device; no result is a diagnosis."
+
+# --- Leads -----------------------------------------------------------------------------------------------------------
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+N_LEADS = len(LEADS)
+INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The eight leads an electrocardiograph measures; the other four follow from I and II (Einthoven, Goldberger)."""
+
+DERIVED_LEADS: dict[str, tuple[float, float]] = {
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+"""Lead -> its weights on (I, II)."""
+
+_LEAD_BY_NAME = {lead.lower(): lead for lead in LEADS}
+# MDC_ECG_LEAD_* is ISO/IEEE 11073-10102; ML* are the Mason-Likar (torso electrode) names of the limb leads.
+_LEAD_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|mdc_ecg_|lead|ecg|ml(?=i))[\s_:-]*", re.IGNORECASE)
+
+
+def lead_of(name: str) -> str | None:
+    """Return the lead a signal's name means, or None if it is not one of the twelve.
+
+    >>> lead_of("AVR"), lead_of("Lead I"), lead_of("MDC_ECG_LEAD_V3"), lead_of("vx")
+    ('aVR', 'I', 'V3', None)
+    """
+    key = _LEAD_PREFIX.sub("", name.strip()).strip().lower()
+    return _LEAD_BY_NAME.get(key)
+
+
+# --- Units -----------------------------------------------------------------------------------------------------------
+
+_MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\N{MICRO SIGN}v": 1e-3, "\N{GREEK SMALL LETTER MU}v": 1e-3, "nv": 1e-6}
+
+
+def mV_per_unit(unit: str) -> float | None:  # noqa: N802 - the symbol of the unit
+    """Return how many millivolts one ``unit`` is, or None where the unit is not one of voltage."""
+    return _MV_PER_UNIT.get(unit.strip().lower())
+
+
+# --- Limits that hold before anything is allocated -------------------------------------------------------------------
+
+MAX_RECORD_BYTES = 64 * 2**20
+"""Largest record read (all its files together): a 12-lead Holter hour at 500 Hz and 16 bit is 43 MB."""
+MAX_HEADER_BYTES = 2**20
+MAX_SIGNALS = 256
+RATE_LIMITS_HZ = (50.0, 20_000.0)
+"""Below 50 Hz nothing of a QRS is left; 20 kHz is above any electrocardiograph."""
+
+# --- Outcomes --------------------------------------------------------------------------------------------------------
+
+
+class Status(StrEnum):
+    """What became of a planned record."""
+
+    SCORED = "scored"
+    REJECTED = "rejected"
+
+
+class Reason(StrEnum):
+    """Why a record was not scored. Closed: each is a property of the record's bytes, never of the machine."""
+
+    MISSING_FILE = "missing_file"
+    EMPTY_FILE = "empty_file"
+    UNSAFE_PATH = "unsafe_path"
+    TOO_LARGE = "too_large"
+    UNKNOWN_FORMAT = "unknown_format"
+    BAD_HEADER = "bad_header"
+    TRUNCATED = "truncated"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    UNDECODABLE = "undecodable"
+    MISSING_RATE = "missing_rate"
+    CONFLICTING_RATES = "conflicting_rates"
+    MISSING_UNITS = "missing_units"
+    MISSING_LEADS = "missing_leads"
+    DUPLICATE_LEAD = "duplicate_lead"
+    TOO_SHORT = "too_short"
+    MISSING_SAMPLES = "missing_samples"
+    FLAT_LEAD = "flat_lead"
+    CLIPPED = "clipped"
+    IMPLAUSIBLE_AMPLITUDE = "implausible_amplitude"
+    INCONSISTENT_LIMB_LEADS = "inconsistent_limb_leads"
+    NOISE = "noise"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.MISSING_FILE: "a file of the record is not in the archive",
+    Reason.EMPTY_FILE: "a file of the record holds no bytes",
+    Reason.UNSAFE_PATH: "the header names a file outside the record's own folder",
+    Reason.TOO_LARGE: "the record is larger, or claims to be larger, than the limits of the reader",
+    Reason.UNKNOWN_FORMAT: "no reader knows this file or its storage format",
+    Reason.BAD_HEADER: "the header cannot be understood or contradicts itself",
+    Reason.TRUNCATED: "the file holds fewer samples than its header claims",
+    Reason.CHECKSUM_MISMATCH: "the samples do not add up to the checksum in the header",
+    Reason.UNDECODABLE: "the decoder failed on these bytes",
+    Reason.MISSING_RATE: "no usable sampling rate is stated",
+    Reason.CONFLICTING_RATES: "the leads are sampled at different rates",
+    Reason.MISSING_UNITS: "no calibration to millivolts is stated, or its unit is not one of voltage",
+    Reason.MISSING_LEADS: "fewer than the eight independent leads I, II, V1-V6 are present",
+    Reason.DUPLICATE_LEAD: "one lead is present twice with different samples",
+    Reason.TOO_SHORT: "the recording is shorter than the model's shortest window",
+    Reason.MISSING_SAMPLES: "too many samples are missing or not a number",
+    Reason.FLAT_LEAD: "a lead shows no signal",
+    Reason.CLIPPED: "a lead stands at the limits of its range for too long",
+    Reason.IMPLAUSIBLE_AMPLITUDE: "the amplitude cannot be that of a surface ECG; the unit is probably wrong",
+    Reason.INCONSISTENT_LIMB_LEADS: "the limb leads contradict Einthoven's law, so leads are mislabelled or damaged",
+    Reason.NOISE: "noise hides the ECG",
+}
+"""One-line meaning of every reason, as shown by ``screening failures``."""
+
+# --- Catalog columns -------------------------------------------------------------------------------------------------
+
+CATALOG_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("record_id", "string", "keyed pseudonym of the path, or with --deidentified the path without suffix"),
+    ("format", "string", "container found in the archive, e.g. wfdb"),
+    ("bytes", "int64", "size of the record's files together"),
+    ("version", "string", "changes when a file of the record changes: from etag, or size and mtime"),
+    ("patient_key", "string", "keyed pseudonym of the patient, null where the archive names none"),
+    ("acquired_at", "timestamp[us]", "when the ECG was recorded, as the archive states it"),
+    ("age", "float32", "years; 90 stands for 90 and over"),
+    ("sex", "string", "female, male or null"),
+    ("site", "string", "as the archive states it"),
+    ("device", "string", "as the archive states it"),
+    ("labels", "list<string>", "the archive's statement codes that the label rule lets count"),
+    ("label", "string", "MI, NORM or other by the label rule; null where the archive says nothing"),
+    ("fold", "int16", "the archive's own fold, null where it has none"),
+)
+"""(name, Arrow type, meaning) of every column of a catalog, in order."""
+
+# --- Result columns --------------------------------------------------------------------------------------------------
+
+QUALITY_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("duration_s", "float32", "length of the recording"),
+    ("source_rate_hz", "float32", "sampling rate of the recording"),
+    ("missing_fraction", "float32", "share of samples missing, in the worst lead"),
+    ("flat_fraction", "float32", "share of time without change, in the worst lead"),
+    ("clipped_fraction", "float32", "share of time at the limits of the range, in the worst lead"),
+    ("amplitude_mV", "float32", "robust peak-to-peak amplitude of the largest lead"),
+    ("einthoven_mV", "float32", "largest root mean square residual of the limb-lead identities"),
+    ("mains_mV", "float32", "root mean square at 50 or 60 Hz, in the worst lead"),
+    ("baseline_mV", "float32", "root mean square below 0.5 Hz, in the worst lead"),
+    ("noise_mV", "float32", "root mean square above 40 Hz without mains, in the worst lead"),
+    ("quality_flags", "string", "comma-separated names of what is doubtful, empty if nothing"),
+)
+
+RESULT_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("record_id", "string", "keyed pseudonym, or the path without suffix in a catalog made with --deidentified"),
+    ("patient_key", "string", "keyed pseudonym of the patient"),
+    ("acquired_at", "timestamp[us]", "when the ECG was recorded, as the archive states it"),
+    ("age", "float32", "years; 90 stands for 90 and over"),
+    ("sex", "string", "female, male or null"),
+    ("site", "string", "as the archive states it"),
+    ("device", "string", "as the archive states it"),
+    ("status", "string", "scored or rejected"),
+    ("reason", "string", "why rejected; see `screening failures`"),
+    ("detail", "string", "what exactly was wrong; never a path, a name or a date"),
+    ("logit", "float32", "the network's output before calibration"),
+    ("probability", "float32", "calibrated, at the bundle's calibration_prevalence"),
+    ("flagged", "bool", "probability at or above the bundle's threshold"),
+    *((f"importance_{lead}", "float32", f"mean fall of the logit when {lead} is taken from a donor") for lead in LEADS),
+    ("importance_se", "float32", "standard error of the importance over donors, mean over leads"),
+    ("importance_donors", "int16", "donors used"),
+    *QUALITY_COLUMNS,
+    ("record_sha256", "string", "of the record's source bytes"),
+    ("source_format", "string", "storage format read"),
+    ("unit_source", "string", "what in the file gave millivolts"),
+    ("model_name", "string", ""),
+    ("model_version", "string", ""),
+    ("bundle_sha256", "string", "the exact bundle that scored the row"),
+    ("input_contract_sha256", "string", "leads, units and preprocessing that the score rests on"),
+    ("run_id", "string", ""),
+)
+"""(name, Arrow type, meaning) of every column of a results file, in order."""
+
+
+def result_schema() -> pa.Schema:
+    """Return the Arrow schema of a results file: plain scalars only, so that every reader shows them bare."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(name, pa.type_for_alias(kind)) for name, kind, _ in RESULT_COLUMNS])
+
+
+# --- Hashing ---------------------------------------------------------------------------------------------------------
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return ``value`` as JSON with one possible spelling, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def sha256_of(value: Any) -> str:
+    """Return the SHA-256 of ``value``'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def input_contract(preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that turns a recording's bytes into the network's input, to be stored in the bundle."""
+    return {"leads": list(LEADS), "unit": "mV", "preprocessing": preprocessing}

@@ -1,0 +1,7 @@
+"""Errors that end a run, as opposed to reasons that reject one record."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: the message is one sentence that says what, where and how."""

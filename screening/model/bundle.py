@@ -1,0 +1,522 @@
+"""The model bundle: a folder that holds a network and everything its scores rest on. No pickle anywhere.
+
+::
+
+    bundle.json         the facts below, the SHA-256 of every other file, and its own content hash
+    model.safetensors   weights
+    golden.safetensors  simulated ECGs as recorded and as the network sees them, and their logits
+    seen.parquet        SHA-256 of every record it was trained, tuned or calibrated on
+    card.md             the model card
+
+The content hash of ``bundle.json`` names the bundle: it covers every file, so two bundles with one hash are one bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from screening.contract import NOTICE, input_contract, sha256_of
+from screening.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from screening.model.calibration import PlattCalibrator
+    from screening.model.msaic import MSAICConfig, MSAICNet
+    from screening.signal.preprocess import Preprocessing
+
+SCHEMA_VERSION = 1
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+"""The bundle that ships with the package."""
+
+MANIFEST, WEIGHTS, GOLDEN, SEEN, CARD = (
+    "bundle.json",
+    "model.safetensors",
+    "golden.safetensors",
+    "seen.parquet",
+    "card.md",
+)
+FILES = (WEIGHTS, GOLDEN, SEEN, CARD)
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "input_mV": 1e-4}
+"""Largest difference that is still rounding: of a golden logit by the network's dtype (float32 leaves room for another
+machine's kernels), and of a preprocessed sample."""
+SEEN_USES = ("trained", "tuned", "calibrated")
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also fit for a folder, a URL and an MLflow name
+_T = TypeVar("_T")
+
+
+class BundleError(UserError):
+    """A bundle is incomplete, damaged, or gives other scores than it did where it was made."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A confusion matrix at the bundle's threshold, in patients."""
+
+    TP: int
+    FN: int
+    TN: int
+    FP: int
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the positives that are flagged; NaN where there are none."""
+        return self.TP / (self.TP + self.FN) if self.TP + self.FN else float("nan")
+
+    @property
+    def specificity(self) -> float:
+        """Share of the negatives that are not flagged; NaN where there are none."""
+        return self.TN / (self.TN + self.FP) if self.TN + self.FP else float("nan")
+
+
+@dataclass(frozen=True)
+class OperatingCharacteristics:
+    """What the threshold catches and misses, as counts, and on what data that was counted."""
+
+    data: str  # e.g. "PTB-XL 1.0.3 fold 9, one ECG a patient"
+    reference: str  # the reference standard, e.g. "readers' MI statements"
+    overall: Counts
+    subgroups: Mapping[str, Mapping[str, Counts]]  # e.g. {"sex": {"female": Counts}, "age": {"60-69": Counts}}
+    figures: Mapping[str, Any] = field(default_factory=dict)  # e.g. {"auroc": {"value": .95, "low": .93, "high": .97}}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model bundle. Every file was compared with its hash when it was loaded."""
+
+    path: Path
+    name: str
+    version: str
+    sha256: str  # content hash of bundle.json, which holds the hashes of all files
+    architecture: MSAICConfig
+    preprocessing: Preprocessing
+    input_contract_sha256: str
+    calibrator: PlattCalibrator
+    threshold: float  # on the calibrated probability
+    threshold_rule: str
+    operating_characteristics: OperatingCharacteristics
+    training: Mapping[str, Any]  # label rule, folds, settings, records seen by use
+    tolerance: Mapping[str, float]  # dtype -> of a golden logit; input_mV -> of a preprocessed sample
+    libraries: Mapping[str, str]
+    notice: str
+
+    def network(self, device: str | torch.device = "cpu") -> MSAICNet:
+        """Return the network with its weights, in evaluation mode, on ``device``."""
+        from safetensors.torch import load_file
+
+        from screening.model.msaic import MSAICNet
+
+        network = MSAICNet(self.architecture)
+        try:
+            network.load_state_dict(load_file(self.path / WEIGHTS))
+        except RuntimeError as error:
+            raise BundleError(
+                f"{self.path / WEIGHTS} does not fit the architecture in {MANIFEST}: "
+                f"{str(error).splitlines()[0]}; use the version of screening that made the bundle."
+            ) from None
+        return network.to(device).eval()
+
+    def golden(self) -> dict[str, np.ndarray]:
+        """Return the stored arrays.
+
+        Returns
+        -------
+        dict
+            ``x`` float32 (b, 12, t), the network's input, and ``logit`` float32 (b,); ``signal_mV`` float32
+            (b, 12, n) and ``rate_hz`` (1,), the recordings that preprocessing made ``x`` from, where they were stored.
+        """
+        from safetensors.numpy import load_file
+
+        return dict(load_file(self.path / GOLDEN))
+
+    def seen(self) -> dict[str, frozenset[str]]:
+        """Return the SHA-256 of the records the bundle was made from, by use (trained, tuned, calibrated)."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.path / SEEN).to_pydict()
+        seen: dict[str, set[str]] = {use: set() for use in SEEN_USES}
+        for sha256, use in zip(table["sha256"], table["use"], strict=True):
+            seen[use].add(sha256)
+        return {use: frozenset(hashes) for use, hashes in seen.items()}
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    name: str,
+    version: str,
+    network: MSAICNet,
+    preprocessing: Preprocessing,
+    calibrator: PlattCalibrator,
+    threshold: float,
+    threshold_rule: str,
+    operating_characteristics: OperatingCharacteristics,
+    training: Mapping[str, Any],
+    seen: Mapping[str, Sequence[str]],
+    card: str,
+    golden_inputs: np.ndarray,
+    golden_signals: np.ndarray | None = None,
+    golden_rate_hz: float | None = None,
+) -> Bundle:
+    """Write a bundle, whole or not at all: it appears under its name only when every file is there.
+
+    Parameters
+    ----------
+    folder
+        Local folder to make; refused if it exists.
+    network
+        Trained network; its golden logits are computed here, in float32 on the CPU.
+    threshold
+        On the calibrated probability, with ``threshold_rule`` saying in words how it was fixed.
+    training
+        What the network was made from: label rule, folds, settings. JSON values only.
+    seen
+        SHA-256 of the source bytes of the records, by use: ``trained``, ``tuned``, ``calibrated``.
+    card
+        The model card, Markdown.
+    golden_inputs
+        Network inputs made from simulated ECGs, float32 (b, 12, t).
+    golden_signals, golden_rate_hz
+        The simulated ECGs themselves, float32 (b, 12, n) in mV, so that preprocessing can be checked too.
+
+    Raises
+    ------
+    BundleError
+        If ``folder`` exists, or the name or version could not name a folder.
+    ValueError
+        If a value cannot be stored (NaN in a fact, an unknown use of a record).
+    """
+    import torch
+    from safetensors.numpy import save_file as save_arrays
+    from safetensors.torch import save_file
+
+    target = Path(folder).absolute()
+    for what, value in (("name", name), ("version", version)):
+        if not _NAME.fullmatch(value):
+            raise BundleError(f"the {what} {value!r} of a model may hold letters, digits, '.', '_' and '-' only.")
+    if target.exists():
+        raise BundleError(f"{target} exists already; name another folder for the bundle.")
+    if unknown := set(seen) - set(SEEN_USES):
+        raise ValueError(f"unknown use of records: {', '.join(sorted(unknown))}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        was_training = network.training
+        device = next(network.parameters()).device
+        network.eval().to("cpu", torch.float32)
+        golden = {"x": np.ascontiguousarray(golden_inputs, dtype=np.float32)}
+        golden["logit"] = golden_logits(network, golden["x"])
+        if golden_signals is not None:
+            golden["signal_mV"] = np.ascontiguousarray(golden_signals, dtype=np.float32)
+            golden["rate_hz"] = np.array([golden_rate_hz], dtype=np.float64)
+        weights = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
+        save_file(weights, building / WEIGHTS)
+        network.train(was_training).to(device)
+        save_arrays(golden, building / GOLDEN)
+        _write_seen(building / SEEN, seen)
+        (building / CARD).write_text(card, encoding="utf-8")
+
+        contract = input_contract(_plain(preprocessing))
+        facts: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "notice": NOTICE,
+            "name": name,
+            "version": version,
+            "architecture": _plain(network.config),
+            "input_contract": contract,
+            "input_contract_sha256": sha256_of(contract),
+            "calibrator": _plain(calibrator),
+            "threshold": {"probability": float(threshold), "rule": threshold_rule},
+            "operating_characteristics": _plain(operating_characteristics),
+            "training": {**_plain(training), "records": {use: len(set(seen.get(use, ()))) for use in SEEN_USES}},
+            "golden_tolerance": TOLERANCE,
+            "libraries": _libraries(),
+            "files": {file: _sha256_of_file(building / file) for file in sorted(FILES)},
+        }
+        facts["sha256"] = sha256_of(facts)
+        _write_durably(building / MANIFEST, _encode(facts))
+        for file in FILES:
+            os.chmod(building / file, 0o644)
+        os.chmod(building, 0o755)
+        os.rename(building, target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return load_bundle(target)
+
+
+def load_bundle(folder: str | Path, *, cache_folder: str | Path | None = None) -> Bundle:
+    """Read a bundle and compare every file with its hash.
+
+    Parameters
+    ----------
+    folder
+        Local folder, or any fsspec URL together with ``cache_folder``, where its files are kept from then on.
+
+    Raises
+    ------
+    BundleError
+        Naming the file that is absent, damaged or not understood.
+    """
+    path = resolve_model(str(folder), cache_folder=cache_folder)
+    facts = _read_manifest(path / MANIFEST)
+    for file, expected in facts["files"].items():
+        if not (path / file).is_file():
+            raise BundleError(f"the model bundle lacks {path / file}; copy the whole folder again.")
+        if _sha256_of_file(path / file) != expected:
+            raise BundleError(f"{path / file} differs from its SHA-256 in {MANIFEST}; copy the whole bundle again.")
+    return _bundle_of(path, facts)
+
+
+def check_golden(bundle: Bundle, network: MSAICNet, device: str | torch.device = "cpu") -> None:
+    """Refuse to go on where ``network`` gives other logits than the bundle's where it was made.
+
+    Where the bundle holds the recordings too, preprocessing is run and compared as well, so that another version of a
+    library that filters differently is noticed.
+
+    Raises
+    ------
+    BundleError
+        If a golden logit differs by more than the bundle's tolerance for the network's dtype.
+    """
+    golden = bundle.golden()
+    dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+    if dtype not in bundle.tolerance:
+        known = ", ".join(sorted(set(bundle.tolerance) - {"input_mV"}))
+        raise BundleError(f"model {bundle.name} {bundle.version} states no golden tolerance for {dtype}; use {known}.")
+    differences = {f"logit in {dtype}": (golden_logits(network, golden["x"], device) - golden["logit"], dtype)}
+    if "signal_mV" in golden:
+        from screening.signal.preprocess import preprocess
+
+        x = preprocess(golden["signal_mV"], float(golden["rate_hz"][0]), bundle.preprocessing)
+        differences["preprocessed sample in mV"] = (x - golden["x"], "input_mV")
+    for what, (difference, kind) in differences.items():
+        largest, allowed = float(np.abs(difference).max()), bundle.tolerance[kind]
+        if not largest <= allowed:  # also refuses NaN
+            raise BundleError(
+                f"model {bundle.name} {bundle.version} fails its golden check: here a {what} differs by {largest:.2g} "
+                f"from where it was made (allowed: {allowed:g}); install the library versions in "
+                f"{bundle.path / MANIFEST}."
+            )
+
+
+def golden_logits(network: MSAICNet, x: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
+    """Return the logits, float32 (b,), of network inputs ``x`` (b, 12, t) in the network's own dtype."""
+    import torch
+
+    dtype = next(network.parameters()).dtype
+    with torch.inference_mode():
+        logit: np.ndarray = network(torch.from_numpy(x).to(device, dtype)).float().cpu().numpy()
+    return logit
+
+
+def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_folder: str | Path | None = None) -> Path:
+    """Return the local folder of the bundle that ``ref`` means.
+
+    Parameters
+    ----------
+    ref
+        None for the bundle that ships with the package, a folder, an fsspec URL, or ``models:/name@alias`` and
+        ``models:/name/version`` in the MLflow registry at ``tracking_uri``.
+    cache_folder
+        Where bundles from elsewhere are kept, by their hash; needed for those only.
+    """
+    if ref is None:
+        return PRETRAINED
+    if ref.startswith("models:/"):
+        from screening.train.registry import resolve
+
+        if tracking_uri is None or cache_folder is None:
+            raise BundleError(f"{ref} needs an MLflow registry; name it with --tracking-uri.")
+        return resolve(ref, tracking_uri=tracking_uri, cache_folder=cache_folder)
+    if "://" not in ref:
+        return Path(ref).absolute()
+    if cache_folder is None:
+        raise BundleError(f"{ref} is not on this machine; name a folder to keep it in.")
+    return _fetch(ref, Path(cache_folder))
+
+
+def _fetch(url: str, cache_folder: Path) -> Path:
+    """Copy the bundle at ``url`` into the cache, once: the hash names the folder."""
+    import fsspec
+
+    try:
+        files, root = fsspec.url_to_fs(url)
+        with files.open(f"{root}/{MANIFEST}") as stream:
+            encoded = stream.read(_MAX_MANIFEST_BYTES + 1)
+    except (OSError, ValueError, ImportError) as error:
+        raise BundleError(f"cannot read {url}/{MANIFEST}: {error}.") from None
+    facts = _decode_manifest(encoded, f"{url}/{MANIFEST}")
+    target = cache_folder / facts["sha256"]
+    if target.is_dir():
+        return target
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_folder) as temporary:
+        building = Path(temporary) / "bundle"
+        building.mkdir()
+        try:
+            for file in facts["files"]:
+                files.get_file(f"{root}/{file}", str(building / file))
+        except OSError as error:
+            raise BundleError(f"cannot read {url}/{file}: {error}.") from None
+        (building / MANIFEST).write_bytes(encoded)
+        load_bundle(building)
+        keep(building, target)
+    return target
+
+
+def keep(building: Path, target: Path) -> None:
+    """Move a verified bundle to its place in the cache; whoever comes second finds the same bytes there."""
+    try:
+        os.rename(building, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+# --- bundle.json -----------------------------------------------------------------------------------------------------
+
+
+def _encode(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            encoded = stream.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        raise BundleError(f"{path} is not there or cannot be read; --model takes the folder that holds it.") from None
+    return _decode_manifest(encoded, str(path))
+
+
+def _decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
+    """Parse ``bundle.json`` and check its own hash. One spelling is accepted, so that no byte can change unseen."""
+    try:
+        facts = json.loads(encoded)
+        stated = facts["sha256"]
+        genuine = _encode(facts) == encoded and stated == sha256_of({k: v for k, v in facts.items() if k != "sha256"})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        genuine = False
+    if not genuine:
+        raise BundleError(f"{where} differs from its own content hash; copy the whole bundle again.")
+    if facts.get("schema_version") != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where} has schema version {facts.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+            "install the version of screening that made the bundle."
+        )
+    if sorted(facts["files"]) != sorted(FILES):
+        raise BundleError(f"{where} lists other files than {', '.join(sorted(FILES))}; it is no bundle of screening.")
+    return dict(facts)
+
+
+def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
+    from screening.model.calibration import PlattCalibrator
+    from screening.model.msaic import MSAICConfig
+    from screening.signal.preprocess import Preprocessing
+
+    contract = facts["input_contract"]
+    preprocessing = _dataclass_of(Preprocessing, contract["preprocessing"], path)
+    if input_contract(_plain(preprocessing)) != contract or sha256_of(contract) != facts["input_contract_sha256"]:
+        raise BundleError(
+            f"{path / MANIFEST} was made under another input contract (leads, units, preprocessing) than this "
+            "program's; install the version of screening that made the bundle."
+        )
+    measured = facts["operating_characteristics"]
+    return Bundle(
+        path=path,
+        name=facts["name"],
+        version=facts["version"],
+        sha256=facts["sha256"],
+        architecture=_dataclass_of(MSAICConfig, facts["architecture"], path),
+        preprocessing=preprocessing,
+        input_contract_sha256=facts["input_contract_sha256"],
+        calibrator=_dataclass_of(PlattCalibrator, facts["calibrator"], path),
+        threshold=facts["threshold"]["probability"],
+        threshold_rule=facts["threshold"]["rule"],
+        operating_characteristics=OperatingCharacteristics(
+            data=measured["data"],
+            reference=measured["reference"],
+            overall=Counts(**measured["overall"]),
+            subgroups={
+                kind: {group: Counts(**counts) for group, counts in groups.items()}
+                for kind, groups in measured["subgroups"].items()
+            },
+            figures=measured["figures"],
+        ),
+        training=facts["training"],
+        tolerance=facts["golden_tolerance"],
+        libraries=facts["libraries"],
+        notice=facts["notice"],
+    )
+
+
+def _dataclass_of(kind: type[_T], values: Mapping[str, Any], path: Path) -> _T:
+    """Build a dataclass of scalars and tuples from its JSON form."""
+    try:
+        return kind(**{key: _tuples(value) for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path / MANIFEST} holds settings that {kind.__name__} of this program does not know ({error}); "
+            "install the version of screening that made the bundle."
+        ) from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON would give it back: dataclasses as objects, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _libraries() -> dict[str, str]:
+    """Return the versions of what computes scores."""
+    names = ("numpy", "safetensors", "scipy", "torch", "ecg-screening")
+    installed = {}
+    for name in names:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree
+            continue
+    return installed
+
+
+def _write_seen(path: Path, seen: Mapping[str, Sequence[str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = sorted((use, sha256) for use, hashes in seen.items() for sha256 in set(hashes))
+    columns = {"use": [use for use, _ in rows], "sha256": [sha256 for _, sha256 in rows]}
+    schema = pa.schema([("use", pa.string()), ("sha256", pa.string())])
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", use_dictionary=["use"])
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

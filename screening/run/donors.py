@@ -1,0 +1,115 @@
+"""The donor set of an archive and model: made once, stored by its hash, used again night after night.
+
+``RUNS/donors/<sha256>.safetensors`` holds the signals, ``RUNS/donors/index-<key>.json`` says which set belongs to an archive,
+input contract and key. Both are readable by the owner alone on local disks, because they hold recordings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load, save
+
+from screening.archive.catalog import Catalog
+from screening.archive.reader import ArchiveReader
+from screening.attribution.permutation import DonorSet
+from screening.contract import N_LEADS, sha256_of
+from screening.errors import UserError
+from screening.run.stages import CARRIED, decode_shard
+from screening.signal.preprocess import Preprocessing
+from screening.storage import Folder
+
+CANDIDATES_PER_DONOR = 4
+"""So many are drawn for each donor wanted, because some are rejected and some are of one patient."""
+
+
+def donor_set_for(
+    runs: Folder,
+    catalog: Catalog,
+    reader: ArchiveReader,
+    *,
+    preprocessing: Preprocessing,
+    input_contract: str,
+    size: int,
+) -> str | None:
+    """Return the SHA-256 of the stored donor set of this archive and input contract, making it if there is none.
+
+    Candidates are the records with the smallest hashes of their ids, which is a random draw that anybody can repeat; those
+    that fail the quality check, or are of a patient already drawn, are passed over. Returns None where fewer than
+    two donors are left, in which case nothing can be explained.
+    """
+    key = sha256_of([catalog.root_url, catalog.key_id, input_contract, size])[:16]
+    index = f"donors/index-{key}.json"
+    if runs.exists(index):
+        return str(json.loads(runs.read(index))["donor_set"])
+    chosen = _choose(catalog, reader, preprocessing, size)
+    if len(chosen.record_ids) < 2:
+        return None
+    name = chosen.sha256
+    metadata = {"record_ids": json.dumps(chosen.record_ids), "patient_keys": json.dumps(chosen.patient_keys)}
+    data = save({"signals_mV": np.ascontiguousarray(chosen.signals_mV)}, metadata=metadata)
+    runs.write(f"donors/{name}.safetensors", data, mode=0o600)
+    runs.write(index, json.dumps({"donor_set": name, "donors": len(chosen.record_ids)}).encode(), mode=0o600)
+    return name
+
+
+def load_donor_set(runs: Folder, name: str) -> DonorSet:
+    """Return the stored donor set ``name``.
+
+    Raises
+    ------
+    UserError
+        It is not there, or its content is not what its name says.
+    """
+    try:
+        data = runs.read(f"donors/{name}.safetensors")
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        found = DonorSet(
+            signals_mV=load(data)["signals_mV"],
+            record_ids=tuple(json.loads(metadata["record_ids"])),
+            patient_keys=tuple(json.loads(metadata["patient_keys"])),
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the donor set {name[:12]} is gone from {runs.url}/donors; restore it, or remove the run"
+        ) from error
+    if found.sha256 != name:
+        raise UserError(f"the donor set {name[:12]} in {runs.url}/donors is damaged; restore it, or remove the run")
+    return found
+
+
+def _choose(catalog: Catalog, reader: ArchiveReader, preprocessing: Preprocessing, size: int) -> DonorSet:
+    wanted = size * CANDIDATES_PER_DONOR
+    draw = heapq.nsmallest(wanted, _ranked(catalog), key=lambda row: row[0])
+    signals: list[np.ndarray] = []
+    ids: list[str] = []
+    patients: list[str | None] = []
+    for start in range(0, len(draw), size):
+        part = draw[start : start + size]
+        planned = pa.table({name: pa.array([row[1].get(name) for row in part], pa.string()) for name in CARRIED})
+        outcomes = (reader.read(row[1]["location"], row[1]["record_id"]) for row in part)
+        decoded = decode_shard(planned, outcomes, preprocessing)
+        for i, good in enumerate(decoded["reason"].is_null().to_pylist()):
+            patient = part[i][1]["patient_key"]
+            if not good or (patient is not None and patient in patients) or len(ids) == size:
+                continue
+            signal = np.asarray(decoded["signal"][i].values, dtype=np.float32)
+            signals.append(signal.reshape(N_LEADS, preprocessing.samples))
+            ids.append(part[i][1]["record_id"])
+            patients.append(patient)
+        if len(ids) == size:
+            break
+    empty = np.zeros((0, N_LEADS, preprocessing.samples), np.float32)
+    return DonorSet(np.stack(signals) if signals else empty, tuple(ids), tuple(patients))
+
+
+def _ranked(catalog: Catalog) -> Iterator[tuple[bytes, dict[str, str | None]]]:
+    for batch in catalog.iter_batches(["record_id", "patient_key"], with_location=True):
+        for row in batch.to_pylist():
+            yield hashlib.sha256(f"donor:{row['record_id']}".encode()).digest(), row

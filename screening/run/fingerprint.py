@@ -1,0 +1,40 @@
+"""Numerics fingerprint: within one, a record's row has the same bytes; across two, the same to float tolerance."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy
+import pyarrow
+import scipy
+import torch
+
+CPU_BATCH = 32
+GPU_BATCH = 512
+THREADS_PER_WORKER = 1
+"""Cores are filled by workers, not by threads: sums of several threads may change order from run to run."""
+
+
+def choose_device(wanted: str) -> str:
+    """Return ``cuda`` or ``cpu`` for a setting of ``auto``, ``cuda`` or ``cpu``."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def numerics_fingerprint(device: str, *, batch_size: int | None = None) -> dict[str, Any]:
+    """Return what the last bits of a score depend on, here and now, as JSON-able facts."""
+    if device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    else:
+        hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": device,
+        "hardware": hardware,
+        "dtype": "float32",
+        "threads": THREADS_PER_WORKER,
+        "batch_size": batch_size or (GPU_BATCH if device == "cuda" else CPU_BATCH),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "pyarrow": pyarrow.__version__,
+    }

@@ -1,0 +1,249 @@
+"""What of a run is done, who is doing it, and its publication.
+
+Done is a file: a shard is done when its results file exists and the footer says that it belongs to this plan. A run is
+published when its manifest exists; readers take the files from there, never from a listing.
+
+The lease keeps two runners from doing the same work twice. Epochs are numbered and created exclusively; the owner writes
+a counter, and a watcher who sees it stand still for `EXPIRY_S` on its own clock takes the next epoch. No clocks are
+compared. A runner that lost its lease does no harm: shard files are the same bytes whoever writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from screening.contract import NOTICE, RESULT_SCHEMA_VERSION
+from screening.errors import UserError
+from screening.run.plan import Plan, results_name
+from screening.storage import Folder
+
+BEAT_S = 2.0
+EXPIRY_S = 12.0
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """One finished shard, as the driver and the manifest know it."""
+
+    shard: int
+    rows: int
+    sha256: str
+    bytes: int
+    scored: int
+    flagged: int
+    explained: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def footer(plan: Plan, summary: dict[str, Any]) -> dict[str, str]:
+    """Return the Parquet footer metadata that binds a results file to its plan."""
+    return {"screening": json.dumps({"run_id": plan.run_id, "schema_version": RESULT_SCHEMA_VERSION, **summary})}
+
+
+def finished_shards(run: Folder, plan: Plan) -> dict[int, ShardSummary]:
+    """Return the shards whose results files are there, whole, and of this plan."""
+
+    def look(name: str) -> ShardSummary | None:
+        try:
+            data = run.read(f"results/{name}")
+            metadata = pq.read_metadata(_buffer(data)).metadata or {}
+            facts = json.loads(metadata[b"screening"])
+            ours = facts.pop("run_id") == plan.run_id and facts.pop("schema_version") == RESULT_SCHEMA_VERSION
+            summary = ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        except (KeyError, ValueError, TypeError, OSError):
+            return None  # not ours or damaged: it is written anew
+        named = f"results/{name}" == results_name(summary.shard)
+        return summary if ours and named and summary.rows == plan.shard_rows(summary.shard) else None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(look, run.names("results"))
+    return {summary.shard: summary for summary in found if summary is not None}
+
+
+def _buffer(data: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.BufferReader(data)
+
+
+def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest, which publishes the run, and return it.
+
+    Parameters
+    ----------
+    shards
+        Every shard of the plan, once.
+    facts
+        What is true of this execution and not of the rows: times, settings, versions.
+    """
+    ordered = sorted(shards, key=lambda s: s.shard)
+    if [s.shard for s in ordered] != list(range(plan.shards)) or sum(s.rows for s in ordered) != plan.records:
+        raise ValueError("a run is published only when every shard of its plan is finished")
+    manifest = {
+        "notice": NOTICE,
+        "run_id": plan.run_id,
+        "schema_version": RESULT_SCHEMA_VERSION,
+        "counts": counts(ordered) | {"planned": plan.records},
+        "model": plan.model,
+        **facts,
+        "files": [
+            {"name": results_name(s.shard), "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in ordered
+        ],
+    }
+    run.write("manifest.json", json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def counts(shards: Iterable[ShardSummary]) -> dict[str, Any]:
+    """Return the sums over shards: scored, rejected, flagged, explained and rejected by reason."""
+    total: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for s in shards:
+        total.update(scored=s.scored, rejected=s.rows - s.scored, flagged=s.flagged, explained=s.explained)
+        reasons.update(s.reasons)
+    return {
+        **{key: total[key] for key in ("scored", "rejected", "flagged", "explained")},
+        "reasons": dict(sorted(reasons.items())),
+    }
+
+
+def read_manifest(run: Folder) -> dict[str, Any] | None:
+    """Return the manifest of a published run, None if it is not published."""
+    try:
+        manifest: dict[str, Any] = json.loads(run.read("manifest.json"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"the manifest of {run.url} is damaged ({error}); `screening run` writes it again once it is removed"
+        ) from error
+    return manifest
+
+
+# --- Lease -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease."""
+
+    host: str
+    pid: int
+    token: str
+
+
+class Lease:
+    """Exclusive right to write a run, held while the block runs.
+
+    Raises
+    ------
+    UserError
+        Another runner holds it and is alive.
+    """
+
+    def __init__(
+        self,
+        run: Folder,
+        *,
+        expiry_s: float = EXPIRY_S,
+        beat_s: float = BEAT_S,
+        on_wait: Callable[[Holder], None] | None = None,
+    ) -> None:
+        self._run, self._expiry_s, self._beat_s, self._on_wait = run, expiry_s, beat_s, on_wait
+        self._me = Holder(socket.gethostname(), os.getpid(), os.urandom(8).hex())
+        self._stop = threading.Event()
+        self.lost = threading.Event()
+        """Set when a later epoch was taken by somebody else."""
+
+    def __enter__(self) -> Lease:
+        while True:
+            epochs = self._epochs()
+            if epochs and not self._released(epochs[-1]):
+                self._watch(epochs[-1])
+            self._epoch = (epochs[-1] if epochs else 0) + 1
+            if self._run.create(self._name(self._epoch), json.dumps(asdict(self._me)).encode()):
+                break
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        with suppress(OSError):
+            self._run.write(self._name(self._epoch, ".released"), b"")
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._stop.is_set():
+            with suppress(OSError):  # a beat that fails to be written is one that the next makes good
+                self._run.write(self._name(self._epoch, ".beat"), str(count).encode())
+                count += 1
+                if self._epochs()[-1] != self._epoch:
+                    self.lost.set()
+            self._stop.wait(self._beat_s)
+
+    def _watch(self, epoch: int) -> None:
+        """Return when the holder of ``epoch`` is dead or done; raise when it is alive."""
+        holder = self._holder(epoch)
+        if holder and holder.host == self._me.host and not _alive(holder.pid):
+            return
+        if holder and self._on_wait:
+            self._on_wait(holder)
+        before, patience = self._beat_of(epoch), time.monotonic() + self._expiry_s
+        while time.monotonic() < patience:
+            if self._released(epoch):
+                return
+            if self._beat_of(epoch) != before:
+                who = f"process {holder.pid} on {holder.host}" if holder else "another process"
+                raise UserError(
+                    f"{self._run.url} is being run by {who}; wait for it to end, or end it, and start again"
+                )
+            time.sleep(min(0.2, self._expiry_s / 5))
+
+    def _epochs(self) -> list[int]:
+        names = self._run.names("lease")
+        return sorted(int(n.removeprefix("epoch-").removesuffix(".json")) for n in names if n.endswith(".json"))
+
+    def _holder(self, epoch: int) -> Holder | None:
+        with suppress(OSError, ValueError, TypeError):
+            return Holder(**json.loads(self._run.read(self._name(epoch))))
+        return None
+
+    def _beat_of(self, epoch: int) -> bytes | None:
+        with suppress(OSError):
+            return self._run.read(self._name(epoch, ".beat"))
+        return None
+
+    def _released(self, epoch: int) -> bool:
+        return self._run.exists(self._name(epoch, ".released"))
+
+    @staticmethod
+    def _name(epoch: int, suffix: str = ".json") -> str:
+        return f"lease/epoch-{epoch:06d}{suffix}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

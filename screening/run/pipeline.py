@@ -1,0 +1,486 @@
+"""A run on Ray: one read task a shard, an actor pool that scores, one atomic file a shard, the manifest at the end.
+
+Of the files of ``run/`` this one alone knows Ray. The driver holds a few numbers a shard and nothing a record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+import screening
+from screening.archive.catalog import open_catalog
+from screening.archive.reader import ArchiveReader
+from screening.errors import UserError
+from screening.model.bundle import check_golden, load_bundle
+from screening.recording import Recording, Rejected
+from screening.run.donors import donor_set_for, load_donor_set
+from screening.run.fingerprint import THREADS_PER_WORKER, choose_device, numerics_fingerprint
+from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, footer, publish, read_manifest
+from screening.run.bundles import fetch_bundle, store_bundle
+from screening.run.plan import Plan, make_plan, read_locations, read_shard, results_name
+from screening.run.stages import Scorer, decode_shard, results_bytes
+from screening.settings import RunSettings
+from screening.signal.preprocess import Preprocessing
+from screening.storage import Folder
+
+# Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
+# have half the cores, so that actors cannot starve them (a pool that takes every CPU hangs Ray Data).
+SCORER_CPUS, DECODER_CPUS, WRITER_CPUS = 0.5, 0.4, 0.1
+REMOTE_READS = 16
+"""Concurrent reads a task from an object store; a local disk is read in line."""
+OBJECT_STORE_BYTES = 2**30
+RETRY_FIRST_S = 0.5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress bar shows."""
+
+    records: int
+    done: int
+    scored: int
+    rejected: int
+    flagged: int
+    at_start: int  # records done before this process
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of a run."""
+
+    url: str
+    run_id: str
+    records: int
+    counts: dict[str, Any]
+    published: bool
+    already: bool = False  # it was published before and nothing was done
+    unfinished: tuple[str, ...] = ()  # why shards were left, one sentence a shard
+    seconds: float = 0.0
+    seconds_to_first_shard: float = 0.0
+
+    @property
+    def reject_share(self) -> float:
+        """Share of the records that were rejected."""
+        return float(self.counts["rejected"]) / max(1, self.records)
+
+
+def screen(
+    catalog_path: str,
+    runs_url: str,
+    *,
+    model_path: str,
+    settings: RunSettings | None = None,
+    address: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> RunOutcome:
+    """Screen every record of a catalog; resume where an earlier run of the same plan stopped.
+
+    Parameters
+    ----------
+    catalog_path, runs_url
+        The catalog folder, and the folder in which runs live (any fsspec URL).
+    model_path
+        A bundle's folder.
+    address
+        A Ray cluster; None starts Ray on this machine, or joins the one a Ray job runs on.
+    storage_options
+        For fsspec, for archive and runs alike.
+    on_stage, on_progress
+        Called with a sentence, and with counts after every shard.
+
+    Raises
+    ------
+    UserError
+        A setting, the catalog, the model or the place of the runs is wrong, or somebody else runs the same plan.
+    """
+    settings = settings or RunSettings()  # type: ignore[call-arg]
+    options = storage_options or {}
+    runs = Folder(runs_url, options).absolute()
+    catalog = open_catalog(catalog_path)
+    bundle = load_bundle(model_path)
+    reader = ArchiveReader(catalog.root_url, options)
+    started = datetime.now(UTC)
+
+    on_stage("starting Ray")
+    with _ray(address):
+        fingerprint = _fingerprint(settings)
+        donor_set = None
+        if settings.attribution != "none":
+            on_stage("donor set")
+            donor_set = donor_set_for(
+                runs,
+                catalog,
+                reader,
+                preprocessing=bundle.preprocessing,
+                input_contract=bundle.input_contract_sha256,
+                size=settings.donor_set,
+            )
+        on_stage("plan")
+        plan = make_plan(
+            runs,
+            catalog,
+            model={
+                "name": bundle.name,
+                "version": bundle.version,
+                "bundle_sha256": bundle.sha256,
+                "input_contract_sha256": bundle.input_contract_sha256,
+            },
+            donor_set=donor_set,
+            settings=settings,
+            fingerprint=fingerprint,
+            software=screening.__version__,
+        )
+        store_bundle(runs, bundle)
+        run = runs.folder(plan.run_id)
+        if (manifest := read_manifest(run)) is not None:
+            return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
+
+        def waiting(holder: Holder) -> None:
+            on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which holds this run, is alive")
+
+        with Lease(run, on_wait=waiting) as lease:
+            return _finish(
+                run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
+            )
+
+
+def _finish(
+    run: Folder,
+    runs: Folder,
+    plan: Plan,
+    preprocessing: Preprocessing,
+    settings: RunSettings,
+    options: dict[str, Any],
+    lease: Lease,
+    started: datetime,
+    on_stage: Callable[[str], None],
+    on_progress: Callable[[Progress], None],
+) -> RunOutcome:
+    done = finished_shards(run, plan)
+    tally: Counter[str] = Counter()
+    for summary in done.values():
+        tally.update(done=summary.rows, scored=summary.scored, flagged=summary.flagged)
+    at_start = tally["done"]
+    pending = [shard for shard in range(plan.shards) if shard not in done]
+    begun = time.monotonic()
+    first = 0.0
+    unfinished: list[str] = []
+    if pending:
+        on_stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
+        for result in _execute(run, runs, plan, preprocessing, settings, options, pending):
+            if isinstance(result, str):
+                unfinished.append(result)
+                if len(unfinished) >= settings.unfinished_limit:
+                    break
+                continue
+            first = first or time.monotonic() - begun
+            done[result.shard] = result
+            tally.update(done=result.rows, scored=result.scored, flagged=result.flagged)
+            on_progress(
+                Progress(
+                    plan.records,
+                    tally["done"],
+                    tally["scored"],
+                    tally["done"] - tally["scored"],
+                    tally["flagged"],
+                    at_start,
+                )
+            )
+            if lease.lost.is_set():
+                raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")
+    seconds = time.monotonic() - begun
+    published = len(done) == plan.shards
+    if published:
+        publish(
+            run,
+            plan,
+            done.values(),
+            facts={
+                "started_at": started.isoformat(timespec="seconds"),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                "records_this_time": plan.records - at_start,
+                "archive_url": plan.archive_url,
+                "catalog_id": plan.catalog_id,
+                "key_id": plan.key_id,
+                "donor_set": plan.donor_set,
+                "settings": settings.model_dump() | plan.settings | {"shard_records": plan.shard_records},
+                "fingerprint": plan.fingerprint,
+                "versions": {"screening": screening.__version__, "ray": ray.__version__},
+            },
+        )
+    return RunOutcome(
+        run.url,
+        plan.run_id,
+        plan.records,
+        counts(done.values()),
+        published=published,
+        unfinished=tuple(unfinished),
+        seconds=seconds,
+        seconds_to_first_shard=first,
+    )
+
+
+# --- Ray -------------------------------------------------------------------------------------------------------------
+
+
+class _ray:  # noqa: N801 - used as a function
+    """Join the cluster at ``address``, or start Ray on this machine and end it afterwards."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self.ours = False
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for Ray's developers
+        if ray.is_initialized():
+            return
+        self.ours = True
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        if self.address or os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(address=self.address or "auto", **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"cannot reach a Ray cluster at {self.address or os.environ['RAY_ADDRESS']}: {error}; "
+                    "check the address, and RAY_AUTH_MODE=token where it asks for a token"
+                ) from error
+            return
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+    def __exit__(self, *_: object) -> None:
+        if self.ours:
+            ray.shutdown()
+
+
+def _fingerprint(settings: RunSettings) -> dict[str, Any]:
+    """Ask where the scoring will be done, which on a cluster is not here."""
+    gpus = 1 if settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    if settings.device == "cuda" and not gpus:
+        raise UserError("device is cuda, but Ray sees no GPU; choose device auto or cpu, or a cluster with GPUs")
+
+    def ask() -> dict[str, Any]:
+        return numerics_fingerprint(choose_device(settings.device), batch_size=settings.batch_size)
+
+    found: dict[str, Any] = ray.get(ray.remote(num_gpus=gpus, num_cpus=SCORER_CPUS)(ask).remote())
+    return found
+
+
+class _Shards(Datasource):
+    """One read task a pending shard: its records read, decoded, checked and filtered."""
+
+    def __init__(self, tasks: list[ReadTask]) -> None:
+        super().__init__()
+        self._tasks = tasks
+
+    def get_name(self) -> str:
+        return "Decode"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        return self._tasks
+
+
+def _execute(
+    run: Folder,
+    runs: Folder,
+    plan: Plan,
+    preprocessing: Preprocessing,
+    settings: RunSettings,
+    options: dict[str, Any],
+    pending: list[int],
+) -> Iterator[ShardSummary | str]:
+    """Yield a summary for each shard as it is finished, or a sentence for one that storage errors left unfinished."""
+    cluster = ray.cluster_resources()
+    gpu = plan.fingerprint["device"] == "cuda"
+    cpus = cluster.get("CPU", 1.0)
+    workers = settings.workers or int(cluster["GPU"] if gpu else cpus)
+    scorer_cpus = 0.0 if gpu else SCORER_CPUS
+    if workers * scorer_cpus + DECODER_CPUS + WRITER_CPUS > cpus:
+        most = int((cpus - DECODER_CPUS - WRITER_CPUS) / SCORER_CPUS)
+        raise UserError(f"--workers {workers} leaves no CPU for reading: this Ray has {cpus:g} CPUs, so at most {most}")
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 2**31  # a block is a shard, and must not be cut
+    context.verbose_stats_logs = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said once, by us
+
+    sample_bytes = 12 * preprocessing.samples * 4
+    source = _Source(run, plan, preprocessing, options, settings.storage_attempts)
+    tasks = [
+        ReadTask(
+            partial(_decode_block, source, shard),
+            BlockMetadata(plan.shard_rows(shard), plan.shard_rows(shard) * sample_bytes, None, None),
+        )
+        for shard in pending
+    ]
+    dataset = ray.data.read_datasource(_Shards(tasks), num_cpus=DECODER_CPUS, override_num_blocks=len(tasks))
+    dataset = dataset.map_batches(
+        _ScoringActor,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(workers, len(pending))),
+        num_cpus=scorer_cpus,
+        num_gpus=1 if gpu else 0,
+        fn_constructor_kwargs={"runs": runs, "plan": plan},
+    )
+    dataset = dataset.map_batches(
+        partial(_write_block, run, plan), batch_size=None, batch_format="pyarrow", num_cpus=WRITER_CPUS
+    )
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in batch.to_pylist():
+                if row["fatal"]:
+                    raise UserError(row["error"])
+                yield row["error"] if row["error"] else ShardSummary(**json.loads(row["summary"]))
+    except ray.exceptions.RayError as error:
+        # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.
+        cause = str(getattr(error, "cause", None) or error).strip().splitlines()
+        yield f"Ray ended the run: {type(error).__name__}: {cause[-1] if cause else ''}"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a read task needs beside its shard's number."""
+
+    run: Folder
+    plan: Plan
+    preprocessing: Preprocessing
+    options: dict[str, Any]
+    attempts: int
+
+
+def _decode_block(source: _Source, shard: int) -> list[pa.Table]:
+    """Read task: the decoded rows of a shard, or the one row that says why storage did not give them."""
+    run, archive = source.run, Folder(source.plan.archive_url, source.options)
+    reader = ArchiveReader(source.plan.archive_url, source.options)
+    try:
+        planned = _again(lambda: read_shard(run, shard), source.attempts)
+        places = _again(lambda: read_locations(run, shard), source.attempts)
+        ids = planned["record_id"].to_pylist()
+
+        def read(i: int) -> Recording | Rejected:
+            # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
+            return _again(lambda: reader.read(places[i], ids[i]), source.attempts)
+
+        if archive.is_local:
+            decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)
+        else:
+            with ThreadPoolExecutor(REMOTE_READS) as pool:
+                decoded = decode_shard(planned, pool.map(read, range(len(ids))), source.preprocessing)
+    except _StorageError as error:
+        return [_unfinished(shard, f"shard {shard}: {error}")]
+    return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
+
+
+class _StorageError(Exception):
+    """Storage did not answer as it should, however often it was asked."""
+
+
+def _again(ask: Callable[[], T], attempts: int) -> T:
+    """Return ``ask()``, asking again with doubling pauses when storage fails."""
+    for attempt in range(attempts):
+        try:
+            return ask()
+        except Exception as error:
+            if attempt + 1 == attempts:
+                # The type only: messages of storage libraries hold paths.
+                raise _StorageError(f"{type(error).__name__} from storage, {attempts} times") from error
+            time.sleep(RETRY_FIRST_S * 2**attempt)
+    raise AssertionError
+
+
+def _unfinished(shard: int, why: str, *, fatal: bool = False) -> pa.Table:
+    return pa.table({"shard": pa.array([shard], pa.int32()), "error": [why], "fatal": [fatal]})
+
+
+class _ScoringActor:
+    """Holds the network and the donors; refuses to start on another machine than was planned for."""
+
+    def __init__(self, runs: Folder, plan: Plan) -> None:
+        self.scorer: Scorer | str
+        try:
+            self.scorer = _scorer(runs, plan)
+        except UserError as error:
+            self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        if "error" in decoded.column_names:
+            return decoded
+        if isinstance(self.scorer, str):
+            return _unfinished(decoded["shard"][0].as_py(), self.scorer, fatal=True)
+        return self.scorer.score(decoded).append_column("shard", decoded["shard"])
+
+
+def _scorer(runs: Folder, plan: Plan) -> Scorer:
+    import torch
+
+    torch.set_num_threads(THREADS_PER_WORKER)
+    device, batch_size = plan.fingerprint["device"], plan.fingerprint["batch_size"]
+    here = numerics_fingerprint(device, batch_size=batch_size)
+    if here != plan.fingerprint:
+        different = ", ".join(f"{key} ({here[key]})" for key in here if here[key] != plan.fingerprint.get(key))
+        raise UserError(
+            f"a worker differs from the plan of run {plan.run_id} in {different}; start a new run, or use like machines"
+        )
+    bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
+    check_golden(bundle, bundle.network(device), device)
+    return Scorer(
+        bundle,
+        load_donor_set(runs, plan.donor_set) if plan.donor_set else None,
+        identity=plan.results_identity,
+        attribution=plan.settings["attribution"],
+        donors_per_record=plan.settings["donors"],
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def _write_block(run: Folder, plan: Plan, results: pa.Table) -> pa.Table:
+    """Write a shard's results file; return the one row that the driver sees."""
+    if "error" in results.column_names:
+        return results.drop_columns(["shard"]).append_column("summary", pa.nulls(results.num_rows, pa.string()))
+    shard = results["shard"][0].as_py()
+    if results.num_rows != plan.shard_rows(shard) or pc.count_distinct(results["shard"]).as_py() != 1:
+        raise RuntimeError(f"a block holds {results.num_rows} rows and not the whole of shard {shard}")
+    results = results.drop_columns(["shard"])
+    facts = {
+        "shard": shard,
+        "rows": results.num_rows,
+        "scored": results["reason"].null_count,
+        "flagged": pc.sum(results["flagged"], min_count=0).as_py(),
+        "explained": results.num_rows - results["importance_donors"].null_count,
+        "reasons": {
+            entry["values"]: entry["counts"] for entry in pc.value_counts(results["reason"].drop_null()).to_pylist()
+        },
+    }
+    data = results_bytes(results, footer=footer(plan, facts))
+    run.write(results_name(shard), data)
+    summary = ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    return pa.table({"error": pa.nulls(1, pa.string()), "fatal": [False], "summary": [json.dumps(asdict(summary))]})

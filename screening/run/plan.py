@@ -1,0 +1,194 @@
+"""The plan of a run: which records, in which shards, with which model and settings. Written once, never changed.
+
+``RUNS/<run_id>/plan.json`` is written last and so says that the plan is whole. The rows lie in
+``plan/records-00000.parquet``, one row group a shard and `SLICE` shards a file, so that a worker reads its own shard only;
+where the records lie stands beside it in ``plan/locations-00000.parquet``, readable by the owner alone, because paths
+hold names and numbers of patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from screening.contract import NOTICE, canonical_json, sha256_of
+from screening.errors import UserError
+from screening.run.stages import CARRIED
+from screening.settings import RESULT_KEYS, RunSettings
+from screening.storage import Folder
+
+if TYPE_CHECKING:
+    from screening.archive.catalog import Catalog
+
+SLICE = 256
+"""Shards a plan file: its footer stays small however many shards there are."""
+
+_RECORD_COLUMNS = (*CARRIED, "bytes", "version")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do; everything in it is JSON."""
+
+    run_id: str
+    archive_url: str
+    catalog_id: str
+    key_id: str | None
+    records: int
+    shards: int
+    shard_records: int
+    model: dict[str, str]  # name, version, bundle_sha256, input_contract_sha256
+    donor_set: str | None  # SHA-256 that names the set
+    settings: dict[str, Any]  # of RESULT_KEYS
+    fingerprint: dict[str, Any]
+    software: str
+
+    @property
+    def results_identity(self) -> dict[str, str]:
+        """The constant columns of every row of the run."""
+        return {
+            "model_name": self.model["name"],
+            "model_version": self.model["version"],
+            "bundle_sha256": self.model["bundle_sha256"],
+            "input_contract_sha256": self.model["input_contract_sha256"],
+            "run_id": self.run_id,
+        }
+
+    def shard_rows(self, shard: int) -> int:
+        """Return how many records shard number ``shard`` holds."""
+        return min(self.shard_records, self.records - shard * self.shard_records)
+
+
+def results_name(shard: int) -> str:
+    """Return the name of a shard's results file inside the run."""
+    return f"results/part-{shard:05d}.parquet"
+
+
+def make_plan(
+    runs: Folder,
+    catalog: Catalog,
+    *,
+    model: dict[str, str],
+    donor_set: str | None,
+    settings: RunSettings,
+    fingerprint: dict[str, Any],
+    software: str,
+) -> Plan:
+    """Return the plan for these inputs: the one stored under its run_id if there is one, else a new one, stored.
+
+    The same inputs give the same run_id, whatever the shard size or the number of workers; a stored plan keeps its shards.
+    """
+    chosen = {key: getattr(settings, key) for key in RESULT_KEYS}
+    digest = hashlib.sha256()
+    records = 0
+    for batch in catalog.iter_batches(["record_id", "version"]):
+        for record_id, version in zip(batch["record_id"].to_pylist(), batch["version"].to_pylist(), strict=True):
+            digest.update(canonical_json([record_id, version]))
+        records += batch.num_rows
+    if not records:
+        raise UserError(f"the catalog {catalog.path} holds no records; make it again with `screening catalog`")
+    run_id = sha256_of([digest.hexdigest(), model, donor_set, catalog.key_id, chosen, fingerprint])[:16]
+    run = runs.folder(run_id)
+    if run.exists("plan.json"):
+        return load_plan(run)
+    plan = Plan(
+        run_id=run_id,
+        archive_url=catalog.root_url,
+        catalog_id=catalog.catalog_id,
+        key_id=catalog.key_id,
+        records=records,
+        shards=-(-records // settings.shard_records),
+        shard_records=settings.shard_records,
+        model=model,
+        donor_set=donor_set,
+        settings=chosen,
+        fingerprint=fingerprint,
+        software=software,
+    )
+    for number, shards in enumerate(_slices(_shards(catalog, settings.shard_records))):
+        _write_slice(run, number, shards)
+    run.write("plan.json", json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode())
+    return plan
+
+
+def load_plan(run: Folder) -> Plan:
+    """Return the plan of a run's folder.
+
+    Raises
+    ------
+    UserError
+        There is no plan there, or it cannot be read.
+    """
+    try:
+        stored = json.loads(run.read("plan.json"))
+        stored.pop("notice")
+        return Plan(**stored)
+    except FileNotFoundError as error:
+        raise UserError(f"{run.url} is not a run: it holds no plan.json; name a folder RUNS/<run_id>") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"the plan of {run.url} cannot be read ({error}); start the run again from its catalog"
+        ) from error
+
+
+def read_shard(run: Folder, shard: int, *, columns: list[str] | None = None) -> pa.Table:
+    """Return shard number ``shard`` of the plan: the carried columns, bytes, version."""
+    return _read_group(run, "records", shard, columns)
+
+
+def read_locations(run: Folder, shard: int) -> list[str]:
+    """Return where, below the archive's root, the records of a shard lie, in the order of `read_shard`."""
+    return [str(place) for place in _read_group(run, "locations", shard, ["location"])["location"].to_pylist()]
+
+
+def _read_group(run: Folder, kind: str, shard: int, columns: list[str] | None) -> pa.Table:
+    number, group = divmod(shard, SLICE)
+    with run.open(_slice_name(kind, number)) as file:
+        return pq.ParquetFile(file).read_row_group(group, columns=columns)
+
+
+def _slice_name(kind: str, number: int) -> str:
+    return f"plan/{kind}-{number:05d}.parquet"
+
+
+def _shards(catalog: Catalog, shard_records: int) -> Iterator[pa.Table]:
+    """Cut the catalog, in its own order, into tables of ``shard_records`` rows."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in catalog.iter_batches(list(_RECORD_COLUMNS), with_location=True):
+        while batch.num_rows:
+            taken = batch.slice(0, shard_records - count)
+            held.append(taken)
+            count += taken.num_rows
+            batch = batch.slice(taken.num_rows)
+            if count == shard_records:
+                yield pa.Table.from_batches(held).combine_chunks()
+                held, count = [], 0
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def _slices(shards: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
+    held: list[pa.Table] = []
+    for shard in shards:
+        held.append(shard)
+        if len(held) == SLICE:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _write_slice(run: Folder, number: int, shards: list[pa.Table]) -> None:
+    for kind, columns, mode in (("records", _RECORD_COLUMNS, 0o644), ("locations", ("location",), 0o600)):
+        with run.writer(_slice_name(kind, number), mode=mode) as file:
+            schema = shards[0].select(list(columns)).schema
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                for shard in shards:
+                    writer.write_table(shard.select(list(columns)), row_group_size=shard.num_rows)

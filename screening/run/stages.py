@@ -1,0 +1,267 @@
+"""The stages of a run as plain functions of one shard: planned rows -> decoded rows -> result rows. No Ray here."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from screening.attribution.permutation import DonorSet, lead_importances
+from screening.contract import LEADS, N_LEADS, QUALITY_COLUMNS, Reason, Status, result_schema
+from screening.model.bundle import Bundle
+from screening.recording import Recording, Rejected
+from screening.signal.preprocess import Preprocessing, preprocess
+from screening.signal.quality import assess, verdicts
+
+CARRIED = ("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device")
+"""Columns that go from the catalog into the results as they are."""
+
+DECODE_CHUNK = 64
+DECODE_CHUNK_BYTES = 64 * 2**20
+"""Recordings decoded at once: 64 of ten seconds at 500 Hz are 15 MB, and long ones must not add up."""
+
+_QUALITY_NAMES = tuple(name for name, _, _ in QUALITY_COLUMNS)
+_FACTS = ("reason", "detail", "record_sha256", "source_format", "unit_source", *_QUALITY_NAMES)
+
+
+def decode_shard(
+    planned: pa.Table,
+    outcomes: Iterable[Recording | Rejected],
+    settings: Preprocessing,
+) -> pa.Table:
+    """Turn a shard's recordings into rows with the network's input beside the facts about each record.
+
+    Parameters
+    ----------
+    planned
+        The shard's rows of the plan, with the `CARRIED` columns.
+    outcomes
+        What reading gave for each row, in order; consumed lazily.
+    settings
+        Preprocessing of the bundle.
+
+    Returns
+    -------
+    pa.Table
+        The carried columns, reason and detail (null where the record is good), provenance, quality columns, and
+        ``signal``: fixed-size list of 12 x samples float32 filtered mV, null where rejected.
+    """
+    samples = settings.samples
+    signals = np.zeros((planned.num_rows, N_LEADS * samples), np.float32)
+    facts: list[dict[str, Any]] = []
+    for chunk in _chunks(outcomes):
+        facts += _decode_chunk(chunk, settings, signals[len(facts) : len(facts) + len(chunk)])
+    if len(facts) != planned.num_rows:
+        raise ValueError(f"{len(facts)} outcomes for {planned.num_rows} planned records")
+    schema = result_schema()
+    columns = {name: planned[name] for name in CARRIED}
+    for name in _FACTS:
+        columns[name] = pa.array([fact.get(name) for fact in facts], schema.field(name).type)
+    rejected = pa.array([fact.get("reason") is not None for fact in facts], pa.bool_())
+    columns["signal"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(signals.reshape(-1)), N_LEADS * samples, mask=rejected
+    )
+    return pa.table(columns)
+
+
+def _chunks(outcomes: Iterable[Recording | Rejected]) -> Iterator[list[Recording | Rejected]]:
+    chunk: list[Recording | Rejected] = []
+    held = 0
+    for outcome in outcomes:
+        chunk.append(outcome)
+        held += outcome.signal_mV.nbytes if isinstance(outcome, Recording) else 0
+        if len(chunk) == DECODE_CHUNK or held >= DECODE_CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(
+    chunk: Sequence[Recording | Rejected], settings: Preprocessing, out: np.ndarray
+) -> list[dict[str, Any]]:
+    """Fill ``out`` (one row a record) and return the facts; recordings of one rate and length go through together."""
+    facts: list[dict[str, Any]] = [{} for _ in chunk]
+    alike: dict[tuple[float, int], list[int]] = defaultdict(list)
+    for i, outcome in enumerate(chunk):
+        facts[i] = {"record_sha256": outcome.sha256, "source_format": outcome.source_format}
+        if isinstance(outcome, Rejected):
+            facts[i] |= {"reason": outcome.reason, "detail": outcome.detail}
+        else:
+            facts[i]["unit_source"] = outcome.unit_source
+            alike[outcome.rate_hz, outcome.signal_mV.shape[1]].append(i)
+    for (rate_hz, samples), members in alike.items():
+        recordings = [chunk[i] for i in members]
+        stacked = np.stack([r.signal_mV for r in recordings if isinstance(r, Recording)])
+        if samples < settings.min_window_s * rate_hz:
+            found = f"{samples / rate_hz:.1f} s, and at least {settings.min_window_s:g} s are needed"
+            for i in members:
+                facts[i] |= {"reason": Reason.TOO_SHORT, "detail": found, "duration_s": samples / rate_hz}
+            continue
+        quality = assess(stacked, rate_hz)
+        good = []
+        for row, (i, verdict) in enumerate(zip(members, verdicts(quality), strict=True)):
+            facts[i] |= {name: _plain(quality[name][row]) for name in _QUALITY_NAMES}
+            recording = chunk[i]
+            if isinstance(recording, Recording) and recording.flags:
+                facts[i]["quality_flags"] = ",".join(filter(None, [*recording.flags, facts[i]["quality_flags"]]))
+            if verdict is None:
+                good.append(row)
+            else:
+                facts[i] |= {"reason": verdict[0], "detail": verdict[1]}
+        if good:
+            filtered = preprocess(stacked[good], rate_hz, settings)
+            out[[members[row] for row in good]] = filtered.reshape(len(good), -1)
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class Scorer:
+    """Scores and explains decoded shards with one bundle; holds the network and the donors.
+
+    Parameters
+    ----------
+    bundle
+        The model; its golden logits must have been checked on this device.
+    donors
+        Lend their leads to the importance.
+    identity
+        The constant columns of every row: model_name, model_version, bundle_sha256, input_contract_sha256, run_id.
+    attribution
+        Which scored records are explained: flagged, all or none.
+    donors_per_record
+        Donors K a record.
+    device, batch_size
+        Where, and in what padded batch, the network runs. The batch shape never varies, because libraries choose their algorithms,
+        and so the last bits, by shape.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        donors: DonorSet | None,
+        *,
+        identity: dict[str, str],
+        attribution: str,
+        donors_per_record: int,
+        device: str,
+        batch_size: int,
+    ) -> None:
+        self.bundle = bundle
+        self.donors = donors
+        self.identity = identity
+        self.attribution = attribution
+        self.donors_per_record = donors_per_record
+        self.logits = batched_logits(bundle, device=device, batch_size=batch_size)
+
+    def score(self, decoded: pa.Table) -> pa.Table:
+        """Return the result rows (contract.RESULT_COLUMNS) of a decoded shard."""
+        rows = decoded.num_rows
+        good = np.flatnonzero(decoded["reason"].is_null().to_numpy())
+        signals = _signals(decoded["signal"], self.bundle.preprocessing.samples)
+        logit = np.fromiter(self.logits(signals[i] for i in good), np.float32, len(good))
+        probability = np.asarray(self.bundle.calibrator.probability(logit.astype(np.float64)))
+        flagged = probability >= self.bundle.threshold
+        columns: dict[str, Any] = {name: decoded[name] for name in (*CARRIED, *_FACTS)}
+        columns["status"] = [Status.SCORED if ok else Status.REJECTED for ok in decoded["reason"].is_null().to_pylist()]
+        columns["logit"] = _spread(good, logit, rows)
+        columns["probability"] = _spread(good, probability.astype(np.float32), rows)
+        columns["flagged"] = _spread(good, flagged, rows)
+        columns |= self._explain(decoded, signals, good, logit, flagged)
+        columns |= {name: [value] * rows for name, value in self.identity.items()}
+        schema = result_schema()
+        return pa.table(
+            [
+                c.cast(f.type) if isinstance(c := columns[f.name], pa.ChunkedArray) else pa.array(c, f.type)
+                for f in schema
+            ],
+            schema=schema,
+        )
+
+    def _explain(
+        self, decoded: pa.Table, signals: np.ndarray, good: np.ndarray, logit: np.ndarray, flagged: np.ndarray
+    ) -> dict[str, list[Any]]:
+        rows = decoded.num_rows
+        columns: dict[str, list[Any]] = {f"importance_{lead}": [None] * rows for lead in LEADS}
+        columns |= {"importance_se": [None] * rows, "importance_donors": [None] * rows}
+        chosen = {"all": np.ones_like(flagged), "flagged": flagged, "none": np.zeros_like(flagged)}[self.attribution]
+        if self.donors is None or not chosen.any():
+            return columns
+        ids, patients = decoded["record_id"], decoded["patient_key"]
+        wanted = good[chosen]
+        importances = lead_importances(
+            self.logits,
+            signals[wanted],
+            logit[chosen].tolist(),
+            [
+                self.donors.order(ids[int(i)].as_py(), patients[int(i)].as_py(), count=self.donors_per_record)
+                for i in wanted
+            ],
+            self.donors.signals_mV,
+        )
+        for i, importance in zip(wanted, importances, strict=True):
+            if importance is None:
+                continue
+            for lead, mean in zip(LEADS, importance.mean, strict=True):
+                columns[f"importance_{lead}"][i] = float(mean)
+            columns["importance_se"][i] = importance.se
+            columns["importance_donors"][i] = importance.donors
+        return columns
+
+
+def batched_logits(
+    bundle: Bundle, *, device: str, batch_size: int
+) -> Callable[[Iterable[np.ndarray]], Iterator[float]]:
+    """Return a function from a stream of (12, samples) arrays to their logits, run in padded batches of one shape."""
+    import torch
+
+    network = bundle.network(device)
+
+    def logits(signals: Iterable[np.ndarray]) -> Iterator[float]:
+        batch = torch.zeros((batch_size, N_LEADS, bundle.preprocessing.samples), dtype=torch.float32)
+        stream = iter(signals)
+        while chunk := list(islice(stream, batch_size)):
+            batch[: len(chunk)] = torch.from_numpy(np.stack(chunk))
+            batch[len(chunk) :] = 0
+            with torch.inference_mode():
+                found = network(batch.to(device)).float().cpu().numpy()
+            yield from found[: len(chunk)].tolist()
+
+    return logits
+
+
+def _signals(column: pa.ChunkedArray, samples: int) -> np.ndarray:
+    """Return the signal column as float32 (rows, 12, samples) without a copy where it is one chunk."""
+    parts = [chunk.flatten() if chunk.null_count == 0 else _values(chunk) for chunk in column.chunks]
+    flat = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+    return np.asarray(flat).reshape(-1, N_LEADS, samples)
+
+
+def _values(chunk: pa.FixedSizeListArray) -> pa.Array:
+    """Values of every slot, null ones included (``flatten`` drops those)."""
+    width = chunk.type.list_size
+    return chunk.values.slice(chunk.offset * width, len(chunk) * width)
+
+
+def _spread(good: np.ndarray, values: np.ndarray, rows: int) -> list[Any]:
+    column: list[Any] = [None] * rows
+    for i, value in zip(good.tolist(), values.tolist(), strict=True):
+        column[i] = value
+    return column
+
+
+def results_bytes(results: pa.Table, *, footer: dict[str, str]) -> bytes:
+    """Return a results file: the same bytes for the same rows and footer, whoever writes it."""
+    sink = io.BytesIO()
+    table = results.replace_schema_metadata({**(results.schema.metadata or {}), **footer})
+    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, results.num_rows), use_dictionary=True)
+    return sink.getvalue()

@@ -1,0 +1,89 @@
+"""Settings: one YAML file, validated; an error names the file, the line and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from screening.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(Settings):
+    """Settings of ``screening run``. Those in ``RESULT_KEYS`` change results and so name the run."""
+
+    attribution: Literal["flagged", "all", "none"] = "flagged"
+    donors: int = Field(8, ge=2, le=256, description="donors a record for the lead importance")
+    donor_set: int = Field(128, ge=2, le=4096, description="records kept as donors")
+    batch_size: int | None = Field(None, ge=1, le=4096, description="padded batch of the network; None: by device")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shard_records: int = Field(256, ge=1, le=65536, description="records a shard, hence rows a results file")
+    workers: int | None = Field(None, ge=1, description="scoring workers; None: one a GPU, or one a CPU core")
+    reject_limit: float = Field(0.2, ge=0, le=1, description="share of rejected records above which the exit code is 2")
+    storage_attempts: int = Field(4, ge=1, le=20, description="tries of a read before its shard is left unfinished")
+    unfinished_limit: int = Field(8, ge=1, description="shards left unfinished by storage errors before the run stops")
+
+
+RESULT_KEYS = ("attribution", "donors", "donor_set")
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(model: type[S], path: str | Path | None, overrides: dict[str, Any] | None = None) -> S:
+    """Return ``model`` from the YAML file at ``path``, with the non-None ``overrides`` of the command line on top.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or parsed, or a key or value is not allowed: the message names line and key.
+    """
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text()
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text) or {}
+        except OSError as error:
+            raise UserError(f"cannot read the settings file {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            raise UserError(
+                f"the settings file {path}{where} is not YAML: {getattr(error, 'problem', error)}"
+            ) from error
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise UserError(f"the settings file {path} must hold 'key: value' lines")
+        lines = _lines(node)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    try:
+        return model.model_validate({**values, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        top = str(first["loc"][0]) if first["loc"] else ""
+        if top in given:
+            source = f"--{top.replace('_', '-')}"
+        else:
+            source = f"{path}, line {lines.get(key) or lines.get(top, 1)}: {key}"
+        known = f"; known keys are {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
+        raise UserError(f"{source}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}{known}") from error
+
+
+def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
+    found: dict[str, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            found[name] = key.start_mark.line + 1
+            found |= _lines(value, f"{name}.")
+    return found

@@ -1,0 +1,54 @@
+"""Fixtures that every part of the tests may use: real recordings, and nothing of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real recordings that stands beside the project, or skip."""
+    folder = PROJECT / os.environ.get("SCREENING_TEST_DATA", "../shared/data")
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings: {folder} is absent (set SCREENING_TEST_DATA)")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def ptbxl(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small real archive laid out as PTB-XL is: its first 64 records. Read only."""
+    folder = tmp_path_factory.mktemp("ptbxl") / "archive"
+    unpack = shared_data / "ptbxl" / "unpack.py"
+    subprocess.run([sys.executable, unpack, folder, "--limit", "64"], check=True, capture_output=True)
+    return folder
+
+
+# --- REQUIRE_DATA=1: a skipped test is a failed run, unless it is named here --------------------------------------------
+
+ALLOWED_SKIPS = {"no GPU on this machine"}
+"""Reasons for which a test may be skipped even where the data are required."""
+
+_skipped: list[tuple[str, str]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("REQUIRE_DATA") != "1":
+        return
+    wrong = [(test, reason) for test, reason in _skipped if reason not in ALLOWED_SKIPS]
+    for test, reason in wrong:
+        print(f"\nREQUIRE_DATA=1, but {test} was skipped: {reason}", file=sys.stderr)
+    if wrong:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

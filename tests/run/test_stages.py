@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from screening.archive.reader import ArchiveReader
+from screening.attribution.permutation import DonorSet
+from screening.contract import LEADS, REASONS, RESULT_COLUMNS, Reason, result_schema
+from screening.model.bundle import Bundle
+from screening.recording import Recording, Rejected
+from screening.run.stages import CARRIED, Scorer, decode_shard, results_bytes
+from tests.bundles import make_bundle
+
+IDENTITY = {
+    "model_name": "tiny",
+    "model_version": "1",
+    "bundle_sha256": "b",
+    "input_contract_sha256": "i",
+    "run_id": "r",
+}
+TOLERANCE = 2e-5
+"""Largest difference of a logit or importance between two padded batch shapes: float32 sums in another order."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.set_num_threads(1)
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def outcomes(ptbxl: Path) -> list[Recording | Rejected]:
+    reader = ArchiveReader(str(ptbxl))
+    names = (ptbxl / "RECORDS").read_text().split()[:20]
+    found = [reader.read(f"{name}.hea", name) for name in names]
+    found[3] = Rejected(names[3], Reason.MISSING_UNITS, "no unit")
+    return found
+
+
+def planned(outcomes: list[Recording | Rejected]) -> pa.Table:
+    columns = {name: pa.nulls(len(outcomes), result_schema().field(name).type) for name in CARRIED}
+    columns["record_id"] = pa.array([outcome.record_id for outcome in outcomes])
+    columns["patient_key"] = pa.array([f"patient of {outcome.record_id}" for outcome in outcomes])
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def donors(bundle: Bundle, outcomes: list[Recording | Rejected]) -> DonorSet:
+    rows = decode_shard(planned(outcomes[:3]), outcomes[:3], bundle.preprocessing)
+    signals = np.stack([np.asarray(value.values) for value in rows["signal"]]).reshape(3, 12, -1)
+    return DonorSet(signals, tuple(rows["record_id"].to_pylist()), tuple(rows["patient_key"].to_pylist()))
+
+
+def results(
+    outcomes: list[Recording | Rejected],
+    bundle: Bundle,
+    donors: DonorSet,
+    batch_size: int = 32,
+    attribution: str = "all",
+) -> pa.Table:
+    scorer = Scorer(
+        bundle,
+        donors,
+        identity=IDENTITY,
+        attribution=attribution,
+        donors_per_record=2,
+        device="cpu",
+        batch_size=batch_size,
+    )
+    return scorer.score(decode_shard(planned(outcomes), outcomes, bundle.preprocessing))
+
+
+def test_one_row_a_record_with_plain_columns(
+    outcomes: list[Recording | Rejected], bundle: Bundle, donors: DonorSet, tmp_path: Path
+) -> None:
+    table = results(outcomes, bundle, donors)
+    assert table.column_names == [name for name, _, _ in RESULT_COLUMNS]
+    assert table["record_id"].to_pylist() == [outcome.record_id for outcome in outcomes]
+    assert not any(pa.types.is_nested(field.type) for field in table.schema)
+    rejected = table.slice(3, 1).to_pylist()[0]
+    assert (rejected["status"], rejected["reason"], rejected["detail"]) == ("rejected", "missing_units", "no unit")
+    assert rejected["logit"] is rejected["flagged"] is rejected["importance_V2"] is None
+    for row in table.to_pylist():
+        assert (row["status"] == "rejected") == (row["reason"] is not None) == (row["logit"] is None)
+        assert row["reason"] is None or row["reason"] in set(REASONS)
+        assert row["status"] == "rejected" or len(row["record_sha256"]) == 64
+    (tmp_path / "part.parquet").write_bytes(results_bytes(table, footer={"screening": "{}"}))
+    assert pq.read_table(tmp_path / "part.parquet").equals(table)
+
+
+def test_a_record_scores_the_same_alone_in_any_batch_and_order(
+    outcomes: list[Recording | Rejected], bundle: Bundle, donors: DonorSet
+) -> None:
+    columns = ["logit", "probability", "importance_se", *(f"importance_{lead}" for lead in LEADS)]
+
+    def by_id(table: pa.Table) -> dict[str, np.ndarray]:
+        return {
+            row["record_id"]: np.array([np.nan if row[c] is None else row[c] for c in columns])
+            for row in table.to_pylist()
+        }
+
+    whole = by_id(results(outcomes, bundle, donors))
+    assert np.isnan(whole[outcomes[3].record_id]).all()
+    assert np.isfinite(whole[outcomes[4].record_id]).all()
+    backwards = by_id(results(outcomes[::-1], bundle, donors))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(backwards[name], values)  # one padded batch shape: the same bits
+    for batch_size in (1, 7, 64):
+        other = by_id(results(outcomes, bundle, donors, batch_size=batch_size))
+        for name, values in whole.items():
+            np.testing.assert_allclose(other[name], values, atol=TOLERANCE, rtol=0)
+    for outcome in outcomes:
+        alone = by_id(results([outcome], bundle, donors))
+        np.testing.assert_array_equal(alone[outcome.record_id], whole[outcome.record_id])
+
+
+def test_flagged_by_default_means_only_flagged_are_explained(
+    outcomes: list[Recording | Rejected], bundle: Bundle, donors: DonorSet
+) -> None:
+    logits = [value for value in results(outcomes, bundle, donors)["probability"].to_pylist() if value is not None]
+    middle = float(np.median(logits))
+    rows = results(outcomes, replace(bundle, threshold=middle), donors, attribution="flagged").to_pylist()
+    flagged = [row for row in rows if row["flagged"]]
+    assert 0 < len(flagged) < len(rows) - 1
+    for row in rows:
+        assert (row["importance_V2"] is not None) == bool(row["flagged"])
+        assert row["flagged"] is None or row["flagged"] == (row["probability"] >= np.float32(middle))
+
+
+def test_a_recording_that_is_too_short_is_a_row_with_its_length(
+    bundle: Bundle, outcomes: list[Recording | Rejected]
+) -> None:
+    first = outcomes[0]
+    assert isinstance(first, Recording)
+    short = Recording("short", first.signal_mV[:, :1000], 500.0, "0" * 64, "wfdb-16", "header")
+    row = decode_shard(planned([short, first]), [short, first], bundle.preprocessing).to_pylist()[0]
+    assert row["reason"] == "too_short"
+    assert row["detail"].startswith("2.0 s, and at least ")
+
+
+def test_outcomes_are_decoded_as_they_come_and_must_be_as_many_as_planned(
+    bundle: Bundle, outcomes: list[Recording | Rejected]
+) -> None:
+    with pytest.raises(ValueError, match="19 outcomes for 20 planned records"):
+        decode_shard(planned(outcomes), islice(outcomes, 19), bundle.preprocessing)
