@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         print(f"\nREQUIRE_DATA=1, but {test} was skipped: {reason}", file=sys.stderr)
     if wrong:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# --- Ray ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Start one Ray for the tests that run in this process; those of whole processes start their own."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=2**29,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()

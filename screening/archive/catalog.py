@@ -40,6 +40,10 @@ from screening.errors import UserError
 SCHEMA_VERSION = 1
 
 
+class OtherVersion(UserError):
+    """A catalog that another version of this program made."""
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogSummary:
     """What a scan found; new + changed + unchanged = records."""
@@ -135,7 +139,7 @@ def _open(fs: AbstractFileSystem, folder: str, shown: str) -> Catalog:
     try:
         settings = json.loads(fs.cat_file(join(folder, "catalog.json")))
         if settings["schema_version"] != SCHEMA_VERSION:
-            raise UserError(
+            raise OtherVersion(
                 f"The catalog {shown} has version {settings['schema_version']}, and this program reads "
                 f"{SCHEMA_VERSION}; make a new one with `screening catalog`."
             )
@@ -181,9 +185,9 @@ def build_catalog(
     """Scan an archive and write, or renew, its catalog.
 
     Records are found by a metadata table (one row a record; files that no row names are not part of the population),
-    else by RECORDS files, else by listing headers. Without a table, age, sex and statements come from the headers' comments,
-    and a later scan with the same settings reads only the headers of new and changed records. A record's version covers
-    the files in its header's folder that share the header's stem.
+    else by RECORDS files, else by listing headers. Without a table, age, sex and statements come from the headers'
+    comments, and a later scan with the same settings reads only the headers of new and changed records. A record's
+    version covers the files in its header's folder that share the header's stem.
 
     Parameters
     ----------
@@ -222,6 +226,7 @@ def build_catalog(
     same_kind = "://" in str(out) and str(out).split("://")[0] == archive_url.split("://")[0]
     out_fs, folder = open_folder(out, storage_options if same_kind else None)
     earlier = _earlier(out_fs, folder, shown_out, root_url, deidentified, key_id)
+    previous = _previous_rows(earlier) if earlier else None
     unreadable: Counter[str] = Counter()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool, CatalogFiles(out_fs, folder) as files:
         listing = Listing(fs, root, pool)
@@ -244,8 +249,10 @@ def build_catalog(
             Labeller(rule, source.superclasses),
             key or PUBLIC_KEY,
             deidentified=deidentified,
-            previous=_previous_rows(earlier) if earlier else None,
-            reuse=earlier is not None and earlier.settings.get("settings_sha256") == sha256_of(settings),
+            previous=previous,
+            reuse=earlier is not None
+            and previous is not None
+            and earlier.settings.get("settings_sha256") == sha256_of(settings),
             unreadable=unreadable,
         )
         try:
@@ -263,7 +270,7 @@ def build_catalog(
                 f"There are no records in {shown_root!r} ({source.nothing}); check the URL, or name their table with "
                 "--metadata."
             )
-        gone = earlier.records - (scan.count["changed"] + scan.count["unchanged"]) if earlier else 0
+        gone = int((~previous.seen).sum()) if previous else 0
         by_class = {name: scan.labels[name] for name in (*CLASSES, "none")}
         catalog_id = files.commit(
             settings,
@@ -298,7 +305,15 @@ def build_catalog(
         label_rule=rule.name,
         gone=gone,
         labels=by_class,
-        warnings=tuple(_warnings(scan, source, rule, unreadable)),
+        warnings=(
+            *(["The earlier catalog was damaged, and was made anew."] if earlier and previous is None else []),
+            *_warnings(scan, source, rule, unreadable),
+            *(
+                [f"{listing.unnameable:,} files were left out because their names are not UTF-8; rename them."]
+                if listing.unnameable
+                else []
+            ),
+        ),
         **{name: scan.count[name] for name in counted},
     )
 
@@ -322,7 +337,14 @@ def _earlier(
         raise UserError(
             f"{shown!r} cannot be reached ({error}); name another folder for the catalog with --out."
         ) from error
-    catalog = _open(fs, folder, shown)
+    try:
+        catalog = _open(fs, folder, shown)
+    except OtherVersion:
+        return None  # made anew
+    except UserError as error:
+        raise UserError(
+            f"{shown!r} holds a damaged catalog.json; remove that folder, or choose another --out."
+        ) from error
     if catalog.root_url != root_url:
         raise UserError(f"{shown!r} holds the catalog of another archive ({catalog.root_url}); choose another --out.")
     if (catalog.deidentified, catalog.patient_key_id) != (deidentified, key_id):
@@ -337,7 +359,8 @@ def _identity(deidentified: bool, key_id: str) -> str:
     return f"{'plain' if deidentified else 'keyed'} record ids and key {key_id}"
 
 
-def _previous_rows(catalog: Catalog) -> PreviousRows:
+def _previous_rows(catalog: Catalog) -> PreviousRows | None:
+    """Return what the earlier scan found; None, so that all is read anew, where its files are damaged."""
     held: dict[int, list[dict[str, Any]]] = {}
 
     def row(position: int) -> dict[str, Any]:
@@ -349,7 +372,10 @@ def _previous_rows(catalog: Catalog) -> PreviousRows:
                 held[group] = pq.ParquetFile(stream).read_row_group(group, columns=list(KEPT_COLUMNS)).to_pylist()
         return held[group][offset]
 
-    return PreviousRows(catalog.iter_batches(["record_id", "version"]), row)
+    try:
+        return PreviousRows(catalog.iter_batches(["record_id", "version"]), row)
+    except (UserError, OSError, pa.ArrowException):
+        return None
 
 
 def _warnings(scan: Scan, source: Source, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:

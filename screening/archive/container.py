@@ -1,4 +1,4 @@
-"""Which container some bytes are, told by what they hold and never by a suffix; and the reader's own kind of refusal."""
+"""Which container some bytes are, told by what they hold and never by a suffix; and how decoders refuse a record."""
 
 from __future__ import annotations
 

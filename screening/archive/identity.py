@@ -123,6 +123,8 @@ def _make(file: Path) -> bool:
             os.link(pending, file)  # unlike rename, this never replaces a key that another command has just made
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            os.rename(pending, file)
         return True
     finally:
         pending.unlink(missing_ok=True)

@@ -143,8 +143,8 @@ class Labeller:
     def __init__(self, rule: LabelRule, superclasses: Mapping[str, str] | None = None) -> None:
         if rule.needs_superclasses and not superclasses:
             raise UserError(
-                f"The label rule {rule.name!r} needs superclasses, but there is no scp_statements.csv beside the metadata "
-                "table; put it there, or name codes instead of superclasses."
+                f"The label rule {rule.name!r} needs superclasses, but there is no scp_statements.csv beside the "
+                "metadata table; put it there, or name codes instead of superclasses."
             )
         self.rule = rule
         self._superclasses = superclasses or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import posixpath
 import re
@@ -24,7 +23,7 @@ ABSENT = "absent"
 HEADER_SUFFIX = ".hea"
 SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
 OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
-WORKERS = 16  # requests at once: an object store answers in tens of milliseconds
+WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
 MAX_RECORDS_FILE_BYTES = 2**31
 MAX_RECORDS_DEPTH = 8
 _CACHED_ENTRIES = 200_000
@@ -162,6 +161,7 @@ class Listing:
         self._is_local = isinstance(fs, LocalFileSystem)
         self._cache: OrderedDict[str, Folder] = OrderedDict()
         self._cached = 0
+        self.unnameable = 0  # headers whose names are not UTF-8: no table could hold them
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
@@ -194,6 +194,9 @@ class Listing:
         self._shrink()
         for stem in sorted(content.files):
             if any(suffix == HEADER_SUFFIX for suffix, _, _ in content.files[stem]):
+                if not _is_text(posixpath.join(folder, stem)):
+                    self.unnameable += 1
+                    continue
                 yield posixpath.join(folder, stem + HEADER_SUFFIX)
         ahead: deque[tuple[str, Future[Folder]]] = deque()
         for name in sorted(content.folders):
@@ -212,8 +215,8 @@ class Listing:
             raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep at {folder!r}; mend them.")
         try:
             with self._fs.open(path, "rb") as stream:
-                for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                    if not (name := line.strip()):
+                for line in stream:
+                    if not (name := line.decode("utf-8").strip()):
                         continue
                     below = safe_location(posixpath.join(folder, name))
                     if name.endswith("/") and below is not None:
@@ -308,6 +311,14 @@ class Listing:
             below, _, file = (posixpath.join(group, name.split(path, 1)[1].lstrip("/"))).rpartition("/")
             found[below].add(file, int(info.get("size") or 0), _token(info))
         return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _above(folder: str) -> Iterator[str]:

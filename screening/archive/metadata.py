@@ -1,4 +1,4 @@
-"""What an archive says about its records: PTB-XL, MIMIC-IV-ECG or any mapped table, and the comments of WFDB headers.
+"""What an archive's table says about its records: PTB-XL, MIMIC-IV-ECG, or any CSV or Parquet with a column mapping.
 
 Everything is read as text first: identifiers are strings ("00123" is not 123), and a value that cannot be understood
 becomes null and is counted, never guessed.
@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,7 +26,6 @@ from fsspec.spec import AbstractFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
 from screening.archive.labels import Statements, read_settings
-from screening.archive.wfdb import comments
 from screening.errors import UserError
 
 MAX_CELL_CHARACTERS = 8_192
@@ -58,7 +57,7 @@ class Facts:
 
 # --- Column mappings -------------------------------------------------------------------------------------------------
 
-_SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
 
 class ColumnMapping(BaseModel):
@@ -245,7 +244,7 @@ class _RowParser:
 
     def __init__(self, mapping: ColumnMapping, unreadable: Counter[str]) -> None:
         self._mapping, self._unreadable = mapping, unreadable
-        self._sexes = {**_SEXES, **{key.strip().lower(): sex for key, sex in mapping.sex_values.items()}}
+        self._sexes = {**SEXES, **{key.strip().lower(): sex for key, sex in mapping.sex_values.items()}}
         self._statements = lru_cache(maxsize=16_384)(self._parse_statements)
 
     def batch(self, batch: pa.RecordBatch) -> Iterator[tuple[str | None, Facts]]:
@@ -298,19 +297,20 @@ class _RowParser:
 
     def _parse_statements(self, value: str | tuple[str, ...]) -> Statements:
         if isinstance(value, tuple):
-            return _codes(map(str, value))
+            return parse_codes(map(str, value))
         if len(value) > MAX_CELL_CHARACTERS:
             raise ValueError("too long")
         if self._mapping.labels_format == "list":
-            return _codes(value.split(self._mapping.labels_separator))
+            return parse_codes(value.split(self._mapping.labels_separator))
         parsed = ast.literal_eval(value)  # literals only, and of bounded length: nothing is executed
         if not isinstance(parsed, dict) or len(parsed) > MAX_CODES:
             raise ValueError("not statements with likelihoods")
         return {str(code): float(likelihood) for code, likelihood in parsed.items()}
 
 
-def _codes(values: Any) -> dict[str, None]:
-    codes = dict.fromkeys(code for value in values if (code := value.strip()))
+def parse_codes(values: Iterable[str]) -> dict[str, float | None]:
+    """Return statement codes without likelihood, each once; ValueError where they can be none."""
+    codes: dict[str, float | None] = dict.fromkeys(code for value in values if (code := value.strip()))
     if len(codes) > MAX_CODES or any(len(code) > 64 for code in codes):
         raise ValueError("not codes")
     return codes
@@ -355,69 +355,3 @@ def read_superclasses(fs: AbstractFileSystem, path: str) -> dict[str, str]:
             f"{Path(path).name} beside the metadata table has no column 'diagnostic_class'; restore PTB-XL's file."
         )
     return {row[code]: row[superclass] for row in rows if row[superclass]}
-
-
-# --- Comments of WFDB headers ----------------------------------------------------------------------------------------
-
-_CODE = re.compile(r"^[A-Za-z0-9_.+/-]{1,32}$")
-_PATIENT_KEYS = ("subject_id", "patient_id", "patient id")
-# Record line: name, signals, rate, samples, base time, base date (WFDB applications guide, header(5)).
-_BASE_TIME = re.compile(
-    rb"^\S+ +\d+ +\S+ +\d+ +(\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)? +(\d{1,2}/\d{1,2}/\d{4})", re.MULTILINE
-)
-
-
-def header_facts(
-    header: bytes, unreadable: Counter[str], *, statement_texts: Mapping[str, object] | None = None
-) -> Facts:
-    """Return what the comments of a WFDB header state, as the CinC 2020/2021 and PTB diagnostic archives write them.
-
-    Parameters
-    ----------
-    header
-        Bytes of the header file.
-    unreadable
-        Counts values that could not be understood.
-    statement_texts
-        Free texts that count as statements. Others are dropped: free text of a hospital may name people.
-    """
-    stated: dict[str, str] = {}
-    for comment in comments(header):
-        key, colon, value = comment.strip().lstrip("#").partition(":")
-        if colon and value.strip():
-            stated.setdefault(key.strip(" <>").lower(), value.strip(" <>\t"))
-
-    def take(what: str, key: str, parse: Any) -> Any:
-        value = stated.get(key)
-        if value is None or value in NULLS or value.lower() in ("unknown", "n/a", "nan"):
-            return None
-        try:
-            return parse(value)
-        except (ValueError, KeyError):
-            unreadable[what] += 1
-            return None
-
-    reason = stated.get("reason for admission")
-    statements = take(
-        "labels", "dx", lambda text: _codes(code for code in text.split(",") if _CODE.match(code.strip()))
-    )
-    if reason is not None and statement_texts is not None and reason in statement_texts:
-        statements = {**(statements or {}), reason: None}
-    return Facts(
-        patient_id=next((as_id(stated[key]) for key in _PATIENT_KEYS if key in stated), None),
-        acquired_at=_base_time(header) or take("acquired_at", "ecg date", lambda text: parse_time(text, "%d/%m/%Y")),
-        age=take("age", "age", parse_age),
-        sex=take("sex", "sex", lambda text: _SEXES[text.lower()]),
-        statements=statements or None,
-    )
-
-
-def _base_time(header: bytes) -> datetime | None:
-    found = _BASE_TIME.search(header[:4096])
-    if not found:
-        return None
-    time, date = (part.decode() for part in found.groups())
-    try:
-        return datetime.strptime(f"{date} {time}", "%d/%m/%Y %H:%M:%S" if time.count(":") == 2 else "%d/%m/%Y %H:%M")
-    except ValueError:
-        return None

@@ -17,6 +17,9 @@ from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import UserError
 from screening.recording import Recording, Rejected
 
+# Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OUTSIDE = "a file of the record leads outside the archive"
 
 
@@ -80,7 +83,7 @@ class ArchiveReader:
         return wfdb.decode(record_id, head, files)
 
     def _fetch(self, path: str, limit: int, *, whole: bool = False) -> bytes:
-        """Return a file's first ``limit`` bytes, given its path below the root; ``whole`` refuses more before reading."""
+        """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it."""
         if not is_safe_path(path):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
         fs, root = self._open()
@@ -99,26 +102,33 @@ class ArchiveReader:
                 fs, root = fsspec.core.url_to_fs(self.root_url, **self.storage_options)
             except (ValueError, ImportError) as error:
                 raise UserError(f"cannot use {self.root_url!r} as an archive: {error}") from error
-            root = root.rstrip("/")
-            self._storage = (fs, os.path.realpath(root) if isinstance(fs, LocalFileSystem) else root)
+            root = os.path.realpath(root) if isinstance(fs, LocalFileSystem) else root
+            self._storage = (fs, root.rstrip("/"))
         return self._storage
 
     def _fetch_local(self, root: str, path: str, limit: int, *, whole: bool) -> bytes:
         full = f"{root}/{path}"
         try:
-            self._stay_inside(root, full)
-            # Without waiting: opening a named pipe would wait for its writer for ever.
-            descriptor = os.open(full, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            with open(descriptor, "rb", buffering=0) as file:
+            self._stay_inside(root, full[: full.rfind("/")])
+            try:
+                descriptor = os.open(full, _OPEN | _NOFOLLOW)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.EMLINK):  # what open says of a symbolic link
+                    raise
+                self._stay_inside(root, full)
+                descriptor = os.open(full, _OPEN)
+            try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise Refused(Reason.MISSING_FILE, "in place of a file of the record stands something else")
                 if whole and status.st_size >= limit:
                     raise Refused(Reason.TOO_LARGE, f"a file of the record has {status.st_size} bytes")
-                return file.read(limit)
+                return _read(descriptor, min(status.st_size, limit))
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             # An archive that was unmounted looks like one whose every file is missing.
-            if not os.path.isdir(root) or not any(os.scandir(root)):
+            if not os.path.isdir(f"{root}/") or not os.listdir(f"{root}/"):
                 raise OSError(errno.ENOENT, "the archive's folder is gone or empty", root) from error
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
         except OSError as error:
@@ -126,14 +136,18 @@ class ArchiveReader:
                 raise Refused(Reason.UNSAFE_PATH, "the path of a file of the record cannot be followed") from error
             raise
 
-    def _stay_inside(self, root: str, full: str) -> None:
-        """Refuse symbolic links that lead out of the archive."""
-        folder = full[: full.rfind("/")]
+    def _stay_inside(self, root: str, path: str) -> None:
+        """Refuse what symbolic links lead out of the archive; a folder's answer holds for the files after it."""
         last, real = self._folder
-        if folder != last:
-            real = os.path.realpath(folder)
-            self._folder = (folder, real)
-        if stat.S_ISLNK(os.lstat(full).st_mode):
-            real = os.path.realpath(full)
-        if real != root and not real.startswith(f"{root.rstrip('/')}/"):
+        if path != last:
+            real = os.path.realpath(path)
+            self._folder = (path, real)
+        if real != root and not real.startswith(f"{root}/"):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    data = os.read(descriptor, size)
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):  # a network disk may give it in parts
+        data += more
+    return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
 from screening.archive.discovery import Source
+from screening.archive.headers import header_facts
 from screening.archive.identity import PseudonymKey
 from screening.archive.labels import Labeller
 from screening.archive.listing import (
@@ -26,7 +27,7 @@ from screening.archive.listing import (
     stem_of,
     version_of,
 )
-from screening.archive.metadata import Facts, header_facts
+from screening.archive.metadata import Facts
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
 from screening.contract import MAX_HEADER_BYTES
 
@@ -39,7 +40,7 @@ KEPT_COLUMNS = ("patient_key", "acquired_at", "age", "sex", "site", "device", "l
 class PreviousRows:
     """What an earlier scan found: a compact index of record -> version, and its rows by position."""
 
-    def __init__(self, rows: Iterator[pa.RecordBatch], read_rows: Any) -> None:
+    def __init__(self, rows: Iterable[pa.RecordBatch], row: Callable[[int], dict[str, Any]]) -> None:
         hashes, versions = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
         for batch in rows:
             hashes.append(id_hashes(batch["record_id"].to_pylist()))
@@ -49,7 +50,7 @@ class PreviousRows:
         self._hashes = unsorted[self._order]
         self._versions = np.concatenate(versions)
         self.seen = np.zeros(len(unsorted), bool)
-        self._read_rows = read_rows
+        self._row = row
 
     def positions(self, ids: list[str]) -> np.ndarray:
         """Return each record's row, -1 where it is new, and mark the rows as seen."""
@@ -69,7 +70,7 @@ class PreviousRows:
 
     def row(self, position: int) -> dict[str, Any]:
         """Return KEPT_COLUMNS of the row at ``position``."""
-        return self._read_rows(position)  # type: ignore[no-any-return]
+        return self._row(position)
 
 
 def _version_numbers(versions: list[str]) -> np.ndarray:
@@ -117,7 +118,7 @@ class Scan:
         self._fs, self._root, self._pool, self._listing = fs, root, pool, listing
         self._labeller, self._key, self._deidentified = labeller, key, deidentified
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
-        self._statement_texts = dict.fromkeys((*labeller.rule.positive_codes, *labeller.rule.negative_codes))
+        self._statement_texts = {*labeller.rule.positive_codes, *labeller.rule.negative_codes}
         self._seen = _Seen()
         self.count: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()

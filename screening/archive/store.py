@@ -195,11 +195,12 @@ class CatalogFiles:
                 self._fs.rmdir(self._folder)
 
     def write(self, rows: pa.RecordBatch, locations: pa.RecordBatch) -> None:
-        """Append records."""
-        if not self._files:
-            self._start()
-        self._files["catalog"].write(rows)
-        self._files["locations"].write(locations)
+        """Append records; UserError where the folder cannot be written."""
+        with self._told():
+            if not self._files:
+                self._start()
+            self._files["catalog"].write(rows)
+            self._files["locations"].write(locations)
 
     def commit(self, identity: dict[str, Any], describe: Callable[[str, dict[str, Any]], dict[str, Any]]) -> str:
         """Make what was written the catalog and return its id.
@@ -211,29 +212,34 @@ class CatalogFiles:
         describe
             Gives ``catalog.json`` from the id and the files' hashes.
         """
-        digests = {name: self._files[name].rows_digest() for name in NAMES}
-        catalog_id = sha256_of({"rows": digests, **identity})
-        hashes = {f"{name}.parquet": self._files[name].finish(catalog_id) for name in NAMES}
-        for name in NAMES:
-            self._move(self._pending(name), join(self._folder, _named(name, catalog_id)))
-        self._replace_json(describe(catalog_id, hashes))  # from here on, the new catalog stands
-        for name in NAMES:
-            self._move(join(self._folder, _named(name, catalog_id)), join(self._folder, f"{name}.parquet"))
+        with self._told():
+            digests = {name: self._files[name].rows_digest() for name in NAMES}
+            catalog_id = sha256_of({"rows": digests, **identity})
+            hashes = {f"{name}.parquet": self._files[name].finish(catalog_id) for name in NAMES}
+            for name in NAMES:
+                self._move(self._pending(name), join(self._folder, _named(name, catalog_id)))
+            self._replace_json(describe(catalog_id, hashes))  # from here on, the new catalog stands
+            for name in NAMES:
+                self._move(join(self._folder, _named(name, catalog_id)), join(self._folder, f"{name}.parquet"))
         return catalog_id
 
-    def _start(self) -> None:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            if not self._fs.exists(self._folder):
-                self._fs.makedirs(self._folder, exist_ok=True)
-                self._made_folder = True
-            self._remove_strays()
-            schemas = {"catalog": CATALOG_SCHEMA, "locations": LOCATION_SCHEMA}
-            for name in NAMES:
-                self._files[name] = _DataFile(self._fs, self._pending(name), schemas[name], private=name == "locations")
-        except (OSError, ValueError) as error:
+            yield
+        except OSError as error:
             raise UserError(
-                f"The catalog cannot be written to {self._folder!r} ({error}); choose another --out."
+                f"The catalog cannot be written to {self._folder!r} ({error}); mend that, or choose another --out."
             ) from error
+
+    def _start(self) -> None:
+        if not self._fs.exists(self._folder):
+            self._fs.makedirs(self._folder, exist_ok=True)
+            self._made_folder = True
+        self._remove_strays()
+        schemas = {"catalog": CATALOG_SCHEMA, "locations": LOCATION_SCHEMA}
+        for name in NAMES:
+            self._files[name] = _DataFile(self._fs, self._pending(name), schemas[name], private=name == "locations")
 
     def _remove_strays(self) -> None:
         """Remove what a crashed scan left, but not a committed file that still waits for its plain name."""

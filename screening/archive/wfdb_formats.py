@@ -117,7 +117,9 @@ def _unpack_212(data: bytes, offset: int, count: int) -> np.ndarray:
 
 
 def _by_wfdb(fmt: int, data: bytes, offset: int, frames: int, signals: list[Signal], rate_hz: float) -> np.ndarray:
-    import wfdb  # slow to import, and rarely needed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, under newer pandas
+        import wfdb  # slow to import, and rarely needed
 
     lines = [f"r {len(signals)} {rate_hz:.6f} {frames}"]
     # Only what the samples rest on is handed over, under a name of ours: nothing hostile of the header reaches wfdb.

@@ -94,7 +94,7 @@ def is_safe_path(name: str) -> bool:
 
 
 def comments(header: bytes) -> list[str]:
-    """Return the comment lines of a header without their ``#``, stripped; bytes that are not UTF-8 are read as Latin-1."""
+    """Return the comment lines of a header without their ``#``, stripped; what is not UTF-8 is read as Latin-1."""
     lines = (line.strip() for line in header.splitlines())
     return [_text(line[1:]).strip() for line in lines if line.startswith(b"#")]
 

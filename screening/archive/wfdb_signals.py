@@ -1,4 +1,4 @@
-"""From a parsed WFDB header and its files to the twelve leads in millivolts; claims are checked before samples are read."""
+"""From a parsed WFDB header and its files to twelve leads in millivolts; claims are checked before samples are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIN_STEPS_PER_MV = 1e-3
 class Leads:
     """The leads of one stretch of recording."""
 
-    signal_mV: np.ndarray  # noqa: N815 - float32 (12, samples), NaN where missing or where there is no such lead
+    signal_mV: np.ndarray
     rate_hz: float
     rows: set[int]  # of the leads there are, derived ones included
     formats: set[str] = field(default_factory=set)
@@ -87,7 +87,8 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
     rate_hz = header.rate_hz * per_frame
     if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
         raise Refused(Reason.MISSING_RATE, f"{rate_hz:g} Hz is no rate of a diagnostic ECG")
-    steps = {signal: _steps_per_mV(signal) for signal in used}
+    for signal in used:
+        _steps_per_mV(signal)  # raises what it has to before any file is looked into
 
     by_file = [list(signals) for _, signals in groupby(header.signals, key=lambda signal: signal.file)]
     by_file = [signals for signals in by_file if any(map(needs_file, signals))]
@@ -105,7 +106,7 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
             leads.flags.add("matlab_offset")
         if header.frames is not None and group.capacity >= (frames + 1) * group.width:
             leads.flags.add("trailing_bytes")
-        block, rows = _decode_group(group, frames, steps, header)
+        block, rows = _decode_group(group, frames, header)
         if rows == _IN_ORDER:
             leads.signal_mV, leads.rows = block, set(rows)
         else:
@@ -117,12 +118,12 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
     return leads
 
 
-def _steps_per_mV(signal: Signal) -> float:  # noqa: N802 - the symbol of the unit
+def _steps_per_mV(signal: Signal) -> float:
     """Return how many steps of the converter are 1 mV."""
     if not signal.gain:
         raise Refused(Reason.MISSING_UNITS, f"lead {signal.lead} is uncalibrated: its gain is missing or 0")
     # header(5) defines an absent unit as millivolts: no guess.
-    unit_mV = _mV_per_unit(signal.units) if signal.units else 1.0  # noqa: N806
+    unit_mV = _mV_per_unit(signal.units) if signal.units else 1.0
     if unit_mV is None:
         raise Refused(Reason.MISSING_UNITS, f"the unit of lead {signal.lead} is not one of voltage")
     steps = signal.gain / unit_mV
@@ -150,9 +151,7 @@ def _group(signals: list[Signal], data: bytes) -> _Group:
     matrix = matlab4_matrix(data)
     if matrix is not None:
         if matrix.rows != width or matrix.bytes_per_value * 8 != BITS[fmt] or offset not in (0, matrix.offset):
-            raise Refused(
-                Reason.BAD_HEADER, "the header contradicts the MATLAB file about the place or size of samples"
-            )
+            raise Refused(Reason.BAD_HEADER, "the header contradicts the MATLAB file about its samples")
         offset = matrix.offset
     capacity = samples_in(fmt, max(len(data) - offset, 0))
     disguise = None if matrix else container_of(data)
@@ -192,9 +191,7 @@ def _check_size(group: _Group, frames: int, *, is_claimed: bool) -> None:
         raise Refused(Reason.TRUNCATED, f"a signal file holds {group.capacity} of the {count} samples claimed")
 
 
-def _decode_group(
-    group: _Group, frames: int, steps: dict[Signal, float], header: Header
-) -> tuple[np.ndarray, list[int]]:
+def _decode_group(group: _Group, frames: int, header: Header) -> tuple[np.ndarray, list[int]]:
     """Return the leads of one file in millivolts, float32 (leads, samples), and their rows."""
     stored = samples(group.format, group.data, group.offset, frames, group.signals, header.rate_hz)
     chosen = [i for i, signal in enumerate(group.signals) if needs_file(signal)]
@@ -216,14 +213,14 @@ def _decode_group(
         raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {group.disguise} file, not samples")
     lowest = missing_value(group.format)
     missing = digital == lowest if lowest is not None and digital.size and digital.min() == lowest else None
-    block = _millivolts(digital, [signal.baseline for signal in used], [steps[signal] for signal in used])
+    block = _millivolts(digital, [signal.baseline for signal in used], list(map(_steps_per_mV, used)))
     if missing is not None:
         block[missing] = np.nan
-    for row, signal in zip(block, used, strict=True):
-        skew = min(signal.skew * per_frame, len(row))
-        if skew:
-            row[: len(row) - skew] = row[skew:].copy()
-            row[len(row) - skew :] = np.nan
+    for row, signal in enumerate(used):
+        if signal.skew:
+            lag = min(signal.skew * per_frame, block.shape[1])
+            block[row, : block.shape[1] - lag] = block[row, lag:].copy()
+            block[row, block.shape[1] - lag :] = np.nan
     return block, [_ROW[str(signal.lead)] for signal in used]
 
 
@@ -249,10 +246,11 @@ def _millivolts(digital: np.ndarray, baselines: list[int], steps: list[float]) -
         narrow = gains.astype(np.float32)
         if (narrow == gains).all():
             # Differences below 2**24 are exact in float32 and division rounds correctly: the result of float64, faster.
-            if any(baselines):
-                return (digital - np.array(baselines, np.float32)[:, None]) / narrow
-            return np.divide(digital, narrow, dtype=np.float32)
-    return ((digital - np.array(baselines, np.float64)[:, None]) / gains).astype(np.float32)
+            shifted = digital - np.array(baselines, np.float32)[:, None] if any(baselines) else digital
+            fast: np.ndarray = np.divide(shifted, narrow, dtype=np.float32)
+            return fast
+    exact: np.ndarray = (digital - np.array(baselines, np.float64)[:, None]) / gains
+    return exact.astype(np.float32)
 
 
 def _place(leads: Leads, block: np.ndarray, rows: list[int]) -> None:

@@ -45,7 +45,7 @@ def command(
     storage_options: str | None,
     as_json: bool,
 ) -> None:
-    r"""Make or renew the catalog of an archive: one row for every record.
+    """Make or renew the catalog of an archive: one row for every record.
 
     Patient ids, and record ids unless --deidentified, are written only as keyed pseudonyms.
 
@@ -53,12 +53,13 @@ def command(
     Examples:
       screening catalog /data/ptb-xl --out ptbxl.catalog --deidentified --labels ptbxl-mi
       screening catalog s3://hospital/ecg --out /srv/ecg.catalog --metadata list.csv --mapping columns.yaml
-    """
+    """  # noqa: D301 - click wants the character, not two letters
     from screening.archive.catalog import build_catalog
     from screening.archive.labels import load_rule
     from screening.archive.metadata import load_mapping
     from screening.errors import UserError
 
+    counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
     try:
         options = _options(storage_options)
         rule = load_rule(labels) if labels else None
@@ -66,7 +67,6 @@ def command(
         key, note = _key(key_file, deidentified)
         if note:
             click.echo(note, err=True)
-        counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
         summary = build_catalog(
             archive_url,
             out,
@@ -78,9 +78,10 @@ def command(
             storage_options=options,
             progress=counter,
         )
-        counter.clear()
     except UserError as error:
+        counter.clear()
         raise click.ClickException(str(error)) from error
+    counter.clear()
     click.echo(_as_json(summary) if as_json else _as_text(summary, labelled=rule is not None))
 
 

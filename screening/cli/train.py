@@ -44,8 +44,8 @@ def command(
     screening train --catalog catalog --config train.yaml --workers 4 --tracking-uri http://mlflow:5000 --out bundle
     """
     from screening.settings import load_settings
-    from screening.train.loop import retrain
-    from screening.train.retrain import TrainSettings
+    from screening.train.assemble import TrainSettings
+    from screening.train.retrain import retrain
 
     def stage(what: str) -> None:
         if not as_json:

@@ -43,7 +43,7 @@ def donor_set_for(
     that fail the quality check, or are of a patient already drawn, are passed over. Returns None where fewer than
     two donors are left, in which case nothing can be explained.
     """
-    key = sha256_of([catalog.root_url, catalog.key_id, input_contract, size])[:16]
+    key = sha256_of([catalog.root_url, catalog.key_id, catalog.patient_key_id, input_contract, size])[:16]
     index = f"donors/index-{key}.json"
     if runs.exists(index):
         return str(json.loads(runs.read(index))["donor_set"])

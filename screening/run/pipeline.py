@@ -117,7 +117,7 @@ def screen(
     settings = settings or RunSettings()  # type: ignore[call-arg]
     options = storage_options or {}
     runs = Folder(runs_url, options).absolute()
-    catalog = open_catalog(catalog_path)
+    catalog = open_catalog(catalog_path, storage_options=options)
     bundle = load_bundle(model_path)
     reader = ArchiveReader(catalog.root_url, options)
     started = datetime.now(UTC)

@@ -93,7 +93,8 @@ def make_plan(
         records += batch.num_rows
     if not records:
         raise UserError(f"the catalog {catalog.path} holds no records; make it again with `screening catalog`")
-    run_id = sha256_of([digest.hexdigest(), model, donor_set, catalog.key_id, chosen, fingerprint])[:16]
+    keys = [catalog.key_id, catalog.patient_key_id]
+    run_id = sha256_of([digest.hexdigest(), model, donor_set, keys, chosen, fingerprint])[:16]
     run = runs.folder(run_id)
     if run.exists("plan.json"):
         return load_plan(run)

@@ -124,7 +124,8 @@ def test_the_lease_of_a_killed_runner_is_taken_over(tmp_path: Path) -> None:
 def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Folder) -> None:
     """Its host is another, so that only the standing counter tells; no clock of it is read."""
     with ledger.Lease(run_folder, expiry_s=0.5, beat_s=60) as silent:
-        silent._beat_s = 0.05
+        while not run_folder.exists("lease/epoch-000001.beat"):
+            time.sleep(0.01)
         holder = json.loads(run_folder.read("lease/epoch-000001.json")) | {"host": "elsewhere"}
         run_folder.write("lease/epoch-000001.json", json.dumps(holder).encode())
         waited: list[ledger.Holder] = []
@@ -133,6 +134,7 @@ def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Fol
             silent._stop.set()  # wake its thread: it beats once more, late, and must notice
             silent._thread.join()
             silent._stop.clear()
+            silent._beat_s = 0.05
             again = threading.Thread(target=silent._beat, daemon=True)
             again.start()
             assert silent.lost.wait(5)

@@ -1,0 +1,89 @@
+"""``screening evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from screening.cli.state import model_folder, state_option, tracking_option
+from screening.cli.storage import storage_option
+
+
+def _folds(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in value.split(",")) if value else None
+    except ValueError:
+        raise click.BadParameter("write fold numbers with commas between them, e.g. 9 or 1,2,3") from None
+
+
+@click.command("evaluate")
+@click.option("--catalog", required=True, help="Labelled catalog made by `screening catalog --labels RULE`.")
+@click.option("--model", "model_ref", help="Bundle folder or models:/name@alias; default: the bundle that ships.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for evaluation.json and the plot.")
+@click.option("--folds", callback=_folds, help="Folds to measure on, e.g. 9 or 1,2,3 [all].")
+@click.option("--allow-seen", is_flag=True, help="Measure on records the model was made from, too.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the network runs [auto]."
+)
+@storage_option
+@state_option
+@tracking_option
+@click.option("--json", "as_json", is_flag=True, help="Print the evaluation as JSON.")
+def command(
+    catalog: str,
+    model_ref: str | None,
+    out: Path,
+    folds: tuple[int, ...] | None,
+    allow_seen: bool,
+    device: str,
+    storage_options: dict[str, Any],
+    state: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> int:
+    """Measure a model on labelled records that it has not seen.
+
+    \b
+    screening evaluate --catalog catalog --model models:/msaic-mi@champion --folds 10 --out evaluation
+    screening evaluate --catalog catalog --model bundle --out evaluation --json
+    """
+    from screening.archive.catalog import open_catalog
+    from screening.model.bundle import load_bundle
+    from screening.run.fingerprint import choose_device
+    from screening.storage import Folder
+    from screening.train.assemble import statements_of
+    from screening.train.data import load_training_set
+    from screening.train.measure import measure, plot, refuse_seen
+
+    bundle = load_bundle(model_folder(model_ref, state=state, tracking_uri=tracking_uri))
+    opened = open_catalog(catalog, storage_options=storage_options)
+    records = load_training_set(catalog, bundle.preprocessing, folds=folds, storage_options=storage_options)
+    if not allow_seen:
+        refuse_seen(bundle, records)
+    found, probability = measure(
+        bundle, records, statements=statements_of(opened, records), device=choose_device(device)
+    )
+    found["catalog"] = {"catalog_id": opened.catalog_id, "label_rule": opened.label_rule.name, "folds": folds}
+    found["allow_seen"] = allow_seen
+    Folder(str(out)).write("evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
+    drawn = found["calibration"] is not None and plot(found, probability, records.target, out / "evaluation.png")
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return 0
+    click.echo(f"{bundle.name} {bundle.version}, bundle {bundle.sha256[:12]}, {len(records):,} records")
+    for task, of in found["tasks"].items():
+        click.echo(f"{task}: {of['n']:,} records, {of['patients']:,} patients, {of['positives']:,} positive")
+        for name, value in of.items():
+            if isinstance(value, dict):
+                click.echo(f"  {name:<35} {value['value']:.4f}  ({value['low']:.4f} to {value['high']:.4f})")
+    overall = found["counts_one_ecg_a_patient"]["overall"]
+    click.echo(
+        "At the threshold, one ECG a patient: " + ", ".join(f"{key} {count:,}" for key, count in overall.items())
+    )
+    if allow_seen:
+        click.echo("Records that the model was made from are included (--allow-seen): the figures flatter it.")
+    click.echo(f"Written: {out / 'evaluation.json'}" + (f", {out / 'evaluation.png'}" if drawn else ""))
+    return 0

@@ -1,0 +1,289 @@
+"""The registry of model versions, kept by MLflow. The only module that knows MLflow; only the driver calls it.
+
+A version is a bundle folder stored as it is, with its hash in a tag: MLflow's own model format pickles, ours does not,
+so nothing here calls ``log_model``. Versions are compared and promoted elsewhere; here the first version of a name
+becomes its champion, so that ``models:/NAME@champion`` always means something.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from screening.errors import UserError
+from screening.model.bundle import Bundle, keep, load_bundle
+
+EXPERIMENT = "screening"
+CHAMPION = "champion"
+ARTIFACT = "bundle"  # folder of a run's artifacts
+
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+_PARAMETERS_A_CALL, _METRICS_A_CALL, _PARAMETER_LENGTH = 100, 1000, 6000  # limits of MLflow's REST API
+
+
+class RegistryError(UserError):
+    """The registry cannot be reached, or does not hold what was asked for."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version of a model."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    bundle_sha256: str
+    input_contract_sha256: str
+    run_id: str
+    registered_at: datetime
+    tags: Mapping[str, str]
+    figures: Mapping[str, float]  # final metrics of its training
+
+
+def register(
+    bundle: Bundle,
+    *,
+    tracking_uri: str,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    curves: Sequence[Mapping[str, float]] = (),
+    figures: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> ModelVersion:
+    """Log a training and register its bundle as a version. A bundle that is registered already is left as it is.
+
+    Parameters
+    ----------
+    tracking_uri
+        URL of an MLflow server, or ``sqlite:////absolute/mlflow.db``, whose files are kept in ``artifacts`` beside it.
+    parameters
+        Settings, flattened with dots.
+    curves
+        Metrics of every epoch; ``epoch`` is the step.
+    figures
+        Final metrics.
+    tags
+        What the version was made from, e.g. ``catalog_id``; the bundle's own hashes are added.
+    """
+    with _mlflow(tracking_uri) as client:
+        for known in _versions(client, bundle.name):
+            if known.bundle_sha256 == bundle.sha256:
+                return known
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(EXPERIMENT, _artifact_location(tracking_uri))
+        )
+        run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
+        try:
+            _log(client, run, parameters, curves, figures)
+            client.log_artifacts(run.info.run_id, str(bundle.path), ARTIFACT)
+            first = not client.search_registered_models(f"name = '{bundle.name}'")
+            if first:
+                client.create_registered_model(bundle.name)
+            made = client.create_model_version(
+                bundle.name,
+                source=f"{run.info.artifact_uri}/{ARTIFACT}",
+                run_id=run.info.run_id,
+                tags={
+                    **tags,
+                    "bundle_sha256": bundle.sha256,
+                    "bundle_version": bundle.version,
+                    "input_contract_sha256": bundle.input_contract_sha256,
+                },
+            )
+            if first:
+                client.set_registered_model_alias(bundle.name, CHAMPION, made.version)
+            client.set_terminated(run.info.run_id, "FINISHED")
+        except BaseException:
+            client.set_terminated(run.info.run_id, "FAILED")
+            raise
+        return next(v for v in _versions(client, bundle.name) if v.version == int(made.version))
+
+
+def versions(tracking_uri: str, name: str | None = None) -> list[ModelVersion]:
+    """Return the registered versions of model ``name``, or of every model, newest first; empty without a store."""
+    if not _exists(tracking_uri):
+        return []
+    with _mlflow(tracking_uri) as client:
+        names = [name] if name else [model.name for model in _all_models(client)]
+        return [version for each in sorted(names) for version in _versions(client, each)]
+
+
+def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
+    """Return the local folder of the bundle that ``models:/name@alias`` or ``models:/name/version`` means now.
+
+    The files are fetched once and kept in ``cache_folder`` under their hash, which is compared with the version's tag.
+    """
+    match = _REFERENCE.fullmatch(ref)
+    if match is None:
+        raise RegistryError(f"{ref} is no model reference; write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    if not _exists(tracking_uri):
+        raise RegistryError(f"{ref} cannot be found: no model was ever registered at {tracking_uri}.")
+    with _mlflow(tracking_uri) as client:
+        if match["alias"]:
+            version = client.get_model_version_by_alias(match["name"], match["alias"])
+        else:
+            version = client.get_model_version(match["name"], match["version"])
+        sha256 = version.tags.get("bundle_sha256", "")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise RegistryError(
+                f"{ref} has no tag bundle_sha256, so `screening train` did not register it; name another."
+            )
+        target = Path(cache_folder).absolute() / sha256
+        if not target.is_dir():
+            _download(client, version, target, tracking_uri)
+    bundle = load_bundle(target)
+    if bundle.sha256 != sha256:
+        raise RegistryError(
+            f"{ref} is tagged with bundle {sha256[:12]}, but its files are bundle {bundle.sha256[:12]}."
+        )
+    return target
+
+
+def _download(client: Any, version: Any, target: Path, tracking_uri: str) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch.", dir=target.parent) as temporary:
+        source = client.get_model_version_download_uri(version.name, version.version)
+        fetched = download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=tracking_uri)
+        bundle = load_bundle(fetched)
+        if bundle.sha256 != target.name:
+            raise RegistryError(
+                f"models:/{version.name}/{version.version} is tagged with bundle {target.name[:12]}, but its files are "
+                f"bundle {bundle.sha256[:12]}; it was changed after it was registered, so use another version."
+            )
+        keep(bundle.path, target)
+
+
+def _log(
+    client: Any,
+    run: Any,
+    parameters: Mapping[str, Any],
+    curves: Sequence[Mapping[str, float]],
+    figures: Mapping[str, float],
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    parameters_ = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in sorted(parameters.items())]
+    rows = [(key, value, int(row["epoch"])) for row in curves for key, value in row.items() if key != "epoch"]
+    rows += [(key, value, 0) for key, value in sorted(figures.items())]
+    at = run.info.start_time
+    metrics = [Metric(key, float(value), at, step) for key, value, step in rows if math.isfinite(value)]
+    for start in range(0, len(parameters_), _PARAMETERS_A_CALL):
+        client.log_batch(run.info.run_id, params=parameters_[start : start + _PARAMETERS_A_CALL])
+    for start in range(0, len(metrics), _METRICS_A_CALL):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
+
+
+def _all_models(client: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _versions(client: Any, name: str) -> list[ModelVersion]:
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models:
+        return []
+    aliases: dict[int, list[str]] = {}
+    for alias, number in client.get_registered_model(name).aliases.items():
+        aliases.setdefault(int(number), []).append(alias)
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return [
+        ModelVersion(
+            name=name,
+            version=int(each.version),
+            aliases=tuple(sorted(aliases.get(int(each.version), []))),
+            bundle_sha256=each.tags.get("bundle_sha256", ""),
+            input_contract_sha256=each.tags.get("input_contract_sha256", ""),
+            run_id=each.run_id,
+            registered_at=datetime.fromtimestamp(each.creation_timestamp / 1000, UTC),
+            tags=dict(each.tags),
+            figures=dict(client.get_run(each.run_id).data.metrics) if each.run_id else {},
+        )
+        for each in sorted(found, key=lambda each: -int(each.version))
+    ]
+
+
+@contextmanager
+def _mlflow(tracking_uri: str) -> Iterator[Any]:
+    """Open a quiet client; what MLflow raises becomes one sentence."""
+    # Read by MLflow when it is imported or used; our own processes never load pickled models.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with warnings.catch_warnings():
+        # MLflow 3.17 uses what SQLAlchemy 2.1 and pydantic deprecate; nothing a user could mend.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        _make_parent(tracking_uri)
+        try:
+            yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        except MlflowException as error:
+            first_line = str(error).splitlines()[0]
+            raise RegistryError(f"the MLflow registry at {_public(tracking_uri)} answers: {first_line}") from None
+        except ImportError as error:
+            raise RegistryError(f"the MLflow registry at {_public(tracking_uri)} cannot be used: {error}.") from None
+
+
+def _database(tracking_uri: str) -> Path | None:
+    """Return the sqlite file of a tracking URI, None for a server."""
+    if not tracking_uri.startswith("sqlite:"):
+        return None
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not path.is_absolute():  # relative to the current folder, which workers and jobs change
+        raise RegistryError(f"{tracking_uri} is not absolute; write sqlite:////absolute/path/mlflow.db.")
+    return path
+
+
+def _exists(tracking_uri: str) -> bool:
+    database = _database(tracking_uri)
+    return database is None or database.exists()
+
+
+def _artifact_location(tracking_uri: str) -> str | None:
+    """Return where a store of our own keeps files, absolute; None lets a server decide."""
+    database = _database(tracking_uri)
+    return str(database.parent / "artifacts") if database else None
+
+
+def _make_parent(tracking_uri: str) -> None:
+    database = _database(tracking_uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _public(tracking_uri: str) -> str:
+    """Return a URI without the password that it may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)

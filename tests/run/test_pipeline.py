@@ -1,0 +1,240 @@
+"""Whole runs through Ray Data on real recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from screening.archive.catalog import build_catalog
+from screening.archive.labels import load_rule
+from screening.contract import LEADS, Reason
+from screening.errors import UserError
+from screening.model.bundle import Bundle
+from screening.run.ledger import Lease, read_manifest
+from screening.run.pipeline import Progress, screen
+from screening.run.read import faults, iter_results
+from screening.settings import RunSettings
+from screening.storage import Folder
+from tests import corpus
+from tests.bundles import make_bundle
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", threshold=0.35)
+
+
+@pytest.fixture(scope="module")
+def catalog(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("catalog") / "catalog"
+    build_catalog(str(ptbxl), str(out), labels=load_rule("ptbxl-mi"), deidentified=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(catalog: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    outcome = screen(str(catalog), str(runs), model_path=str(bundle.path), settings=SETTINGS)
+    assert outcome.published
+    return Folder(outcome.url)
+
+
+SETTINGS = RunSettings(attribution="all", donors=4, donor_set=16, shard_records=8)
+
+
+def test_a_run_has_one_row_for_every_record_and_is_whole(undisturbed: Folder, catalog: Path) -> None:
+    table = pd.concat([t.to_pandas() for t in iter_results(undisturbed)])
+    planned = pq.read_table(catalog / "catalog.parquet")["record_id"].to_pylist()
+    assert table["record_id"].tolist() == planned
+    assert len(planned) == 64
+    manifest = read_manifest(undisturbed)
+    assert manifest is not None
+    counts = manifest["counts"]
+    assert counts["scored"] + counts["rejected"] == counts["planned"] == 64
+    assert counts["flagged"] == int(table["flagged"].sum())
+    assert len(manifest["files"]) == 8
+    assert list(faults(undisturbed)) == []
+    scored = table[table["status"] == "scored"]
+    assert scored[[f"importance_{lead}" for lead in LEADS]].notna().all().all()
+    assert (scored["importance_donors"] == 4).all()
+    assert scored["patient_key"].str.fullmatch("[0-9a-f]{32}").all()
+
+
+def test_readers_see_plain_columns(undisturbed: Folder) -> None:
+    files = [undisturbed.path(file["name"]) for file in (read_manifest(undisturbed) or {})["files"]]
+    count, mean = duckdb.sql(f"select count(*), avg(probability) from read_parquet({files})").fetchall()[0]
+    frame = pd.concat([pd.read_parquet(file) for file in files])
+    assert count == len(frame)
+    assert mean == pytest.approx(frame["probability"].astype(float).mean())
+
+
+def test_the_same_run_again_does_nothing(undisturbed: Folder, catalog: Path, bundle: Bundle) -> None:
+    runs = Path(undisturbed.url).parent
+    before = {path: path.stat().st_mtime_ns for path in Path(undisturbed.url).rglob("*") if path.is_file()}
+    outcome = screen(
+        str(catalog), str(runs), model_path=str(bundle.path), settings=SETTINGS.model_copy(update={"shard_records": 5})
+    )
+    assert (outcome.already, outcome.url) == (True, undisturbed.url)
+    assert before == {path: path.stat().st_mtime_ns for path in Path(undisturbed.url).rglob("*") if path.is_file()}
+
+
+def test_shard_size_workers_and_batch_do_not_change_a_row(
+    undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    def rows(folder: Folder) -> pd.DataFrame:
+        return pd.concat([t.to_pandas() for t in iter_results(folder)]).set_index("record_id").drop(columns="run_id")
+
+    expected = rows(undisturbed)
+    same = screen(
+        str(catalog),
+        str(tmp_path / "same"),
+        model_path=str(bundle.path),
+        settings=SETTINGS.model_copy(update={"shard_records": 19, "workers": 1}),
+    )
+    pd.testing.assert_frame_equal(rows(Folder(same.url)), expected, check_exact=True)
+    other = screen(
+        str(catalog),
+        str(tmp_path / "other"),
+        model_path=str(bundle.path),
+        settings=SETTINGS.model_copy(update={"batch_size": 5}),
+    )
+    assert other.run_id != same.run_id  # another numerics fingerprint
+    found = rows(Folder(other.url))
+    for column in ("logit", "probability", *(f"importance_{lead}" for lead in LEADS)):
+        np.testing.assert_allclose(found[column], expected[column], atol=TOLERANCE, rtol=0)
+
+
+def test_killed_half_way_and_started_again_gives_the_same_bytes(
+    undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "screening", "run", "--catalog", catalog, "--out", tmp_path / "runs"]
+    command += ["--model", bundle.path, "--attribution", "all", "--donors", "4", "--shard-records", "8", "--json"]
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("donor_set: 16\n")
+    command += ["--config", settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SCREENING_STATE": str(tmp_path / "state")}
+
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("runs/*/results/part-*.parquet"))) < 2:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = Folder(str(next(tmp_path.glob("runs/*/plan.json")).parent))
+    assert read_manifest(run) is None
+    assert any("the run is not published" in fault for fault in faults(run))
+
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["published"]
+    assert run.url.rsplit("/", 1)[1] == undisturbed.url.rsplit("/", 1)[1]
+    names = [file["name"] for file in (read_manifest(undisturbed) or {})["files"]]
+    assert run.names("results") == [name.removeprefix("results/") for name in names]
+    for name in names:
+        assert run.read(name) == undisturbed.read(name), name
+    assert list(faults(run)) == []
+
+
+def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tmp_path: Path, ptbxl: Path) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(ptbxl / "records500", archive / "good")
+    cases = corpus.broken_cases()
+    corpus.write(cases, archive / "broken")
+    build_catalog(str(archive), str(tmp_path / "catalog"), deidentified=True)
+    outcome = screen(
+        str(tmp_path / "catalog"),
+        str(tmp_path / "runs"),
+        model_path=str(bundle.path),
+        settings=RunSettings(attribution="none", shard_records=32),
+    )
+    assert outcome.published
+    rows = {row["record_id"]: row for table in iter_results(Folder(outcome.url)) for row in table.to_pylist()}
+    assert len(rows) == outcome.records == outcome.counts["scored"] + outcome.counts["rejected"]
+    assert sum(name.startswith("good/") for name in rows) == 64
+    for case in cases:
+        row = rows[f"broken/{case.name}"]
+        assert row["reason"] == case.expected, case.name
+        assert "broken" not in row["detail"]
+        assert row["detail"].strip()
+    reasons = Counter(row["reason"] for row in rows.values() if row["reason"])
+    assert reasons == outcome.counts["reasons"]
+    assert set(reasons) <= set(Reason)
+
+
+def test_storage_that_fails_leaves_shards_unfinished_and_says_why(
+    catalog: Path, bundle: Bundle, ptbxl: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "archive"
+    shutil.copytree(ptbxl, moved)
+    build_catalog(str(moved), str(tmp_path / "catalog"), labels=load_rule("ptbxl-mi"), deidentified=True)
+    settings = RunSettings(attribution="none", shard_records=16, storage_attempts=2)
+    shutil.move(moved, tmp_path / "elsewhere")
+    left = screen(str(tmp_path / "catalog"), str(tmp_path / "runs"), model_path=str(bundle.path), settings=settings)
+    assert not left.published
+    assert len(left.unfinished) == 4
+    assert left.unfinished[0].endswith("from storage, 2 times")
+    shutil.move(tmp_path / "elsewhere", moved)
+    seen: list[Progress] = []
+    whole = screen(
+        str(tmp_path / "catalog"),
+        str(tmp_path / "runs"),
+        model_path=str(bundle.path),
+        settings=settings,
+        on_progress=seen.append,
+    )
+    assert whole.published
+    assert (whole.run_id, whole.records) == (left.run_id, 64)
+    assert [p.done for p in seen] == [16, 32, 48, 64]
+
+
+def test_a_second_runner_is_refused(undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path) -> None:
+    run = Folder(str(tmp_path / "runs" / undisturbed.url.rsplit("/", 1)[1]))
+    with Lease(run), pytest.raises(UserError, match="is being run by process"):
+        screen(str(catalog), str(tmp_path / "runs"), model_path=str(bundle.path), settings=SETTINGS)
+
+
+def test_a_damaged_file_is_found_and_written_again(
+    undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(Path(undisturbed.url).parent, runs)
+    run = Folder(str(runs / undisturbed.url.rsplit("/", 1)[1]))
+    part = Path(run.url) / "results" / "part-00003.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    assert list(faults(run)) == ["results/part-00003.parquet: its SHA-256 differs from the manifest's"]
+    part.unlink()
+    assert list(faults(run))[0] == "results/part-00003.parquet: is gone"
+    (Path(run.url) / "manifest.json").unlink()
+    outcome = screen(str(catalog), str(runs), model_path=str(bundle.path), settings=SETTINGS)
+    assert outcome.published
+    assert part.read_bytes() == whole
+    assert list(faults(run)) == []
+
+
+def test_more_workers_than_the_machine_has_are_refused(catalog: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--workers 9 leaves no CPU for reading: this Ray has 2 CPUs, so at most 3"):
+        screen(
+            str(catalog),
+            str(tmp_path),
+            model_path=str(bundle.path),
+            settings=RunSettings(workers=9, attribution="none", device="cpu"),
+        )

@@ -1,0 +1,37 @@
+"""A small training set, and settings that train on it in a second."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from screening.train.assemble import TrainSettings
+from screening.train.augment import Augmentation
+from screening.train.data import TrainingSet
+from screening.train.fit import FitSettings
+from tests.bundles import TINY
+
+FIT = FitSettings(epochs=3, batch_size=16, augmentation=Augmentation(crop_samples=200))
+SETTINGS = TrainSettings(
+    name="tiny", train_folds=(1, 2), tune_folds=(3,), resamples=20, network=TINY, fit=FIT, workers=0
+)
+
+
+def training_set(records: int = 96, seed: int = 0, samples: int = 200) -> TrainingSet:
+    """Return noise whose positives are a little higher in V2, in folds 1 to 3, one ECG a patient."""
+    rng = np.random.default_rng(seed)
+    target = (np.arange(records) % 4 == 0).astype(np.int8)
+    signals = rng.normal(0, 0.2, (records, 12, samples)).astype(np.float32)
+    signals[:, 7] += 0.1 * target[:, None]
+    return TrainingSet(
+        signals_mV=signals,
+        target=target,
+        label=np.where(target == 1, "MI", np.where(np.arange(records) % 4 == 1, "other", "NORM")),
+        patient_key=np.array([f"p{at}" for at in range(records)], dtype=object),
+        fold=(1 + np.arange(records) // 4 % 3).astype(np.int16),
+        record_id=np.array([f"r{at}" for at in range(records)], dtype=object),
+        record_sha256=np.array([f"{at:064x}" for at in range(records)], dtype=object),
+        age=(30 + np.arange(records) % 60).astype(np.float32),
+        sex=np.array(["female", "male", None] * (records // 3), dtype=object),
+        acquired_at=np.full(records, "NaT", dtype="datetime64[us]"),
+        left_out={"flat_lead": 2},
+    )

@@ -1,0 +1,197 @@
+"""The registry against a real MLflow: a sqlite store, and a server over HTTP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from screening.model.bundle import MANIFEST, Bundle, BundleError, load_bundle, resolve_model
+from screening.train.registry import RegistryError, _mlflow, register, resolve, versions
+from tests.bundles import make_bundle
+
+CURVES = [{"epoch": 0, "loss": 1.0, "tune_auroc": 0.7}, {"epoch": 1, "loss": 0.5, "tune_auroc": 0.9}]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return make_bundle(folder / "one"), make_bundle(folder / "two", version="2", threshold=0.4)
+
+
+def add(bundle: Bundle, uri: str) -> int:
+    return register(
+        bundle,
+        tracking_uri=uri,
+        run_name=f"tiny-{bundle.version}",
+        parameters={"fit.epochs": 2, **{f"extra.{at}": at for at in range(120)}},
+        curves=CURVES,
+        figures={"auroc": 0.91, "auroc_low": float("nan")},
+        tags={"catalog_id": "abc"},
+    ).version
+
+
+def test_versions_aliases_and_what_was_logged(bundles: tuple[Bundle, Bundle], mlflow_uri: str) -> None:
+    assert versions(mlflow_uri) == []
+    assert [add(bundle, mlflow_uri) for bundle in bundles] == [1, 2]
+    newest, first = versions(mlflow_uri)
+    assert (first.version, first.aliases, first.bundle_sha256) == (1, ("champion",), bundles[0].sha256)
+    assert (newest.version, newest.aliases, newest.bundle_sha256) == (2, (), bundles[1].sha256)
+    assert first.input_contract_sha256 == bundles[0].input_contract_sha256
+    assert first.tags["catalog_id"] == "abc"
+    assert first.figures["auroc"] == 0.91
+    assert "auroc_low" not in first.figures  # NaN is no figure
+    with _mlflow(mlflow_uri) as client:
+        run = client.get_run(first.run_id)
+        assert run.info.status == "FINISHED"
+        assert (run.data.params["fit.epochs"], len(run.data.params)) == ("2", 121)
+        history = client.get_metric_history(first.run_id, "tune_auroc")
+        assert [(metric.step, metric.value) for metric in history] == [(0, 0.7), (1, 0.9)]
+        # Absolute, and beside the database: nothing in the current folder.
+        assert run.info.artifact_uri.startswith(f"{Path(mlflow_uri.removeprefix('sqlite:///')).parent}/artifacts/")
+    assert versions(mlflow_uri, "other") == []
+
+
+def test_a_bundle_is_registered_once(bundles: tuple[Bundle, Bundle], mlflow_uri: str) -> None:
+    assert [add(bundles[0], mlflow_uri) for _ in range(2)] == [1, 1]
+
+
+def test_a_failed_registration_leaves_no_version(
+    bundles: tuple[Bundle, Bundle], mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", fails)
+        with pytest.raises(OSError, match="disk full"):
+            add(bundles[0], mlflow_uri)
+    assert versions(mlflow_uri) == []
+    assert add(bundles[0], mlflow_uri) == 1
+    assert versions(mlflow_uri)[0].aliases == ("champion",)
+
+
+def test_a_reference_becomes_a_verified_folder(bundles: tuple[Bundle, Bundle], mlflow_uri: str, tmp_path: Path) -> None:
+    for bundle in bundles:
+        add(bundle, mlflow_uri)
+    cache = tmp_path / "cache"
+    for ref, bundle in {"models:/tiny@champion": bundles[0], "models:/tiny/2": bundles[1]}.items():
+        path = resolve_model(ref, tracking_uri=mlflow_uri, cache_folder=cache)
+        assert path == cache / bundle.sha256
+        assert load_bundle(path).sha256 == bundle.sha256
+    # Fetched once: with the store's files gone, the cache still answers.
+    shutil.rmtree(Path(mlflow_uri.removeprefix("sqlite:///")).parent / "artifacts")
+    assert resolve("models:/tiny/2", tracking_uri=mlflow_uri, cache_folder=cache) == path
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("models:/tiny", r"models:/tiny is no model reference; write models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("models:/tiny/latest", "is no model reference"),
+        ("models:/tiny/../3", "is no model reference"),
+        ("models:/tiny@gone", r"the MLflow registry at sqlite:.*answers: .*alias gone not found"),
+        ("models:/tiny/7", r"answers: .*tiny, version=7.* not found"),
+        ("models:/nobody@champion", r"answers: .*nobody"),
+    ],
+)
+def test_a_reference_to_nothing_is_one_sentence(
+    bundles: tuple[Bundle, Bundle], mlflow_uri: str, tmp_path: Path, ref: str, message: str
+) -> None:
+    add(bundles[0], mlflow_uri)
+    with pytest.raises(RegistryError, match=message) as caught:
+        resolve(ref, tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_files_are_refused(bundles: tuple[Bundle, Bundle], mlflow_uri: str, tmp_path: Path) -> None:
+    add(bundles[0], mlflow_uri)
+    [stored] = Path(mlflow_uri.removeprefix("sqlite:///")).parent.glob("artifacts/**/bundle")
+    weights = stored / "model.safetensors"
+    genuine = weights.read_bytes()
+    weights.write_bytes(genuine[:-1] + bytes([genuine[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"model\.safetensors differs from its SHA-256"):
+        resolve("models:/tiny/1", tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
+    # A whole other bundle in its place is genuine in itself, but not what was registered.
+    shutil.rmtree(stored)
+    shutil.copytree(bundles[1].path, stored)
+    with pytest.raises(
+        RegistryError, match=r"tagged with bundle .* but its files are bundle .* use another version"
+    ):
+        resolve("models:/tiny/1", tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_versions_that_others_registered_are_refused(mlflow_uri: str, tmp_path: Path) -> None:
+    with _mlflow(mlflow_uri) as client:
+        client.create_registered_model("foreign")
+        client.create_model_version("foreign", source=str(tmp_path))
+    with pytest.raises(RegistryError, match="has no tag bundle_sha256, so `screening train` did not register it"):
+        resolve("models:/foreign/1", tracking_uri=mlflow_uri, cache_folder=tmp_path)
+
+
+def test_looking_makes_no_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert versions(uri) == []
+    with pytest.raises(RegistryError, match="no model was ever registered at"):
+        resolve("models:/tiny@champion", tracking_uri=uri, cache_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RegistryError, match="sqlite:///mlflow.db is not absolute"):
+        versions("sqlite:///mlflow.db")
+
+
+def test_mlflow_neither_unpickles_nor_reports_home(mlflow_uri: str) -> None:
+    versions(mlflow_uri)
+    from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
+    from mlflow.telemetry.utils import is_telemetry_disabled
+
+    assert MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get() is False
+    assert is_telemetry_disabled()
+
+
+@pytest.fixture
+def server(mlflow_template: Path, tmp_path: Path) -> Iterator[str]:
+    """Run a real MLflow server on loopback."""
+    shutil.copy(mlflow_template, tmp_path / "server.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", "1"], stdout=log, stderr=log, env=environment, cwd=tmp_path, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                        break
+                except OSError:
+                    assert process.poll() is None, (tmp_path / "server.log").read_text()
+                    assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                    time.sleep(0.3)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(timeout=20)
+
+
+def test_a_server_over_http_does_the_same(bundles: tuple[Bundle, Bundle], server: str, tmp_path: Path) -> None:
+    assert [add(bundle, server) for bundle in bundles] == [1, 2]
+    assert [each.aliases for each in versions(server)] == [(), ("champion",)]
+    path = resolve("models:/tiny@champion", tracking_uri=server, cache_folder=tmp_path / "cache")
+    assert load_bundle(path).sha256 == bundles[0].sha256
+    assert (path / MANIFEST).read_bytes() == (bundles[0].path / MANIFEST).read_bytes()
