@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +75,23 @@ def ray_here() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+# --- S3 over HTTP on loopback ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3() -> Iterator[dict[str, Any]]:
+    """Return fsspec's options for an S3 server of one's own, which holds an empty bucket ``screening``."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "key", "secret": "secret", "endpoint_url": f"http://{host}:{port}", "skip_instance_cache": True}
+    fs = fsspec.filesystem("s3", **options)
+    fs.mkdir("screening")
+    yield options
+    fs.rm("screening", recursive=True)  # moto keeps its buckets when a server stops
+    server.stop()

@@ -220,7 +220,9 @@ def _two_files() -> dict[str, bytes]:
     digital = ecg()
     lines = ["r 12 500 5000"]
     lines += [signal_line("r.dat", "16", d, lead) for d, lead in zip(digital[:6], LEADS[:6], strict=True)]
-    lines += [signal_line("r.v", "212", d // 4, lead, gain="250") for d, lead in zip(digital[6:], LEADS[6:], strict=True)]
+    lines += [
+        signal_line("r.v", "212", d // 4, lead, gain="250") for d, lead in zip(digital[6:], LEADS[6:], strict=True)
+    ]
     return {"r.hea": "\n".join(lines).encode(), "r.dat": encode(16, digital[:6]), "r.v": encode(212, digital[6:] // 4)}
 
 
@@ -311,7 +313,7 @@ def _broken_files() -> list[Case]:
     flipped = bytearray(dat)
     flipped[4321] ^= 0x10
     html = b"<!DOCTYPE html><html><title>404 Not Found</title></html>"
-    unsummed = _until_adc_zero(header)
+    unsummed, gzipped = _until_adc_zero(header), gzip.compress(dat, 0, mtime=0)  # stored: no shorter than the samples
     return [
         _case("signal_file_absent", {"r.hea": header}, Reason.MISSING_FILE, "not in the archive"),
         _case("header_empty", {"r.hea": b"", "r.dat": dat}, Reason.EMPTY_FILE, "header file is empty"),
@@ -319,9 +321,11 @@ def _broken_files() -> list[Case]:
         _case("signals_empty", {"r.hea": header, "r.dat": b""}, Reason.EMPTY_FILE, "signal file is empty"),
         _case("signals_cut", {"r.hea": header, "r.dat": dat[:70_000]}, Reason.TRUNCATED, "35000 of the 60000 samples"),
         _case("signals_cut_by_one", {"r.hea": header, "r.dat": dat[:-1]}, Reason.TRUNCATED, "59999 of the 60000"),
-        _case("bit_flipped", {"r.hea": header, "r.dat": bytes(flipped)}, Reason.CHECKSUM_MISMATCH, "samples of I do not"),
-        _case("signals_gzipped", {"r.hea": header, "r.dat": gzip.compress(dat, mtime=0)}, Reason.UNKNOWN_FORMAT, "gzip"),
-        _case("gzip_without_sums", {"r.hea": unsummed, "r.dat": gzip.compress(dat, 0, mtime=0)}, Reason.UNKNOWN_FORMAT),
+        _case(
+            "bit_flipped", {"r.hea": header, "r.dat": bytes(flipped)}, Reason.CHECKSUM_MISMATCH, "samples of I do not"
+        ),
+        _case("signals_gzipped", {"r.hea": header, "r.dat": gzipped}, Reason.UNKNOWN_FORMAT, "gzip"),
+        _case("gzip_without_sums", {"r.hea": unsummed, "r.dat": gzipped}, Reason.UNKNOWN_FORMAT),
         _case("signals_html", {"r.hea": header, "r.dat": html}, Reason.UNKNOWN_FORMAT, "XML"),
         _case("signals_hdf5", {"r.hea": header, "r.dat": b"\x89HDF\r\n\x1a\n" + dat}, Reason.UNKNOWN_FORMAT, "HDF5"),
         _case("header_gzipped", {"r.hea": gzip.compress(header, mtime=0)}, Reason.UNKNOWN_FORMAT, "gzip"),
@@ -398,7 +402,9 @@ def _wrong_sum() -> dict[str, bytes]:
     digital = ecg()
     row = LEADS.index("V4")
     line = signal_line("r.dat", "16", digital[row], "V4", gain="1000/mV").encode()
-    wrong = signal_line("r.dat", "16", digital[row], "V4", gain="1000/mV", checksum=int(digital[row].sum() + 1) & 0xFFFF)
+    wrong = signal_line(
+        "r.dat", "16", digital[row], "V4", gain="1000/mV", checksum=int(digital[row].sum() + 1) & 0xFFFF
+    )
     return _edited({line: wrong.encode()})
 
 
@@ -434,7 +440,9 @@ def _broken_headers() -> list[Case]:
         _case("unit_empty", _edited({gain: b" 16 1000/"}), Reason.BAD_HEADER, "line 1 of the signals"),
         _case("format_unknown", _everywhere(gain, b" 17 1000/mV"), Reason.UNKNOWN_FORMAT, "format 17"),
         _case("formats_mixed", _edited({gain: b" 212 1000/mV"}), Reason.BAD_HEADER, "different storage formats"),
-        _case("offsets_mixed", _edited({gain: b" 16+24 1000/mV", b"16 1000": b"16+48 1000"}), Reason.BAD_HEADER, "begin"),
+        _case(
+            "offsets_mixed", _edited({gain: b" 16+24 1000/mV", b"16 1000": b"16+48 1000"}), Reason.BAD_HEADER, "begin"
+        ),
         _case("file_interrupted", _interrupted(), Reason.BAD_HEADER, "do not stand together"),
         _case("per_frame_zero", _edited({gain: b" 16x0 1000/mV"}), Reason.BAD_HEADER, "0 samples a frame"),
     ]
@@ -473,7 +481,9 @@ def _broken_segments() -> list[Case]:
         _case("segment_length_differs", shorter, Reason.BAD_HEADER, "another length"),
         _case("segment_rate_differs", slower, Reason.CONFLICTING_RATES, "segments at 250, 500 Hz"),
         _case("segments_mostly_gap", gaps, Reason.MISSING_SAMPLES, "gaps between segments fill 95%"),
-        _case("segment_garbled", _edited({b"r_1 3000": b"r_1 many"}, whole), Reason.BAD_HEADER, "line 1 of the segments"),
+        _case(
+            "segment_garbled", _edited({b"r_1 3000": b"r_1 many"}, whole), Reason.BAD_HEADER, "line 1 of the segments"
+        ),
     ]
 
 

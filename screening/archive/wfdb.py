@@ -14,7 +14,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.wfdb_header import Header, comments, parse
-from screening.archive.wfdb_signals import Leads, decode_leads, needs_file
+from screening.archive.wfdb_signals import Leads, decode_leads
 from screening.contract import INDEPENDENT_LEADS, LEADS, MAX_RECORD_BYTES, N_LEADS, Reason
 from screening.recording import Recording, Rejected
 
@@ -111,7 +111,7 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
 
 
 def _files_of(header: Header) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([signal.file for signal in header.signals if needs_file(signal)]))
+    return tuple(dict.fromkeys([signal.file for signal in header.leads]))
 
 
 def _folder(name: str) -> str:

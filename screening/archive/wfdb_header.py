@@ -60,7 +60,7 @@ class Signal(NamedTuple):
     units: str | None
     initial: int
     checksum: int | None
-    lead: str | None  # of the twelve; None for any other signal
+    lead: str | None  # of the twelve; None for any other signal, and for one without samples
 
 
 class Segment(NamedTuple):
@@ -77,6 +77,11 @@ class Header(NamedTuple):
     frames: int | None  # None where the files' lengths say how many
     signals: tuple[Signal, ...]
     segments: tuple[Segment, ...]
+
+    @property
+    def leads(self) -> list[Signal]:
+        """The signals that are one of the twelve leads and have samples."""
+        return [signal for signal in self.signals if signal.lead is not None]
 
 
 @lru_cache(maxsize=16)  # all signals of a record name the same file
@@ -199,7 +204,8 @@ def _signal(line: str, number: int) -> Signal:
         units,
         adc_zero if initial is None else int(initial),
         None if checksum is None else int(checksum),
-        _lead_of((name or early or "")[:64]),  # no lead's name is longer
+        # Format 0 is a signal without samples, and no lead's name is as long as 64 letters.
+        _lead_of((name or early or "")[:64]) if file != "~" and int(fmt) else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ _ROW = {lead: row for row, lead in enumerate(LEADS)}
 _IN_ORDER = list(range(N_LEADS))
 
 _mV_per_unit = lru_cache(maxsize=64)(mV_per_unit)
+
+_LEADS_AT_A_TIME = 6
 
 MIN_STEPS_PER_MV = 1e-3
 """A converter whose one step is a volt or more did not measure an ECG."""
@@ -55,11 +57,6 @@ class _Group(NamedTuple):
         return sum(signal.per_frame for signal in self.signals)
 
 
-def needs_file(signal: Signal) -> bool:
-    """Whether the signal is one of the twelve leads and has samples (format 0 is a signal without any)."""
-    return signal.lead is not None and signal.format != 0 and signal.file != "~"
-
-
 def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -> Leads:
     """Decode the leads of a record or segment.
 
@@ -77,7 +74,7 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
     Refused
         With whatever reason keeps these leads from being known; absent leads are left to the caller.
     """
-    used = [signal for signal in header.signals if needs_file(signal)]
+    used = header.leads
     if not used:
         return Leads(np.empty((N_LEADS, 0), np.float32), header.rate_hz, set())
     per_frame = used[0].per_frame
@@ -91,7 +88,7 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
         _steps_per_mV(signal)  # raises what it has to before any file is looked into
 
     by_file = [list(signals) for _, signals in groupby(header.signals, key=lambda signal: signal.file)]
-    by_file = [signals for signals in by_file if any(map(needs_file, signals))]
+    by_file = [signals for signals in by_file if any(signal.lead for signal in signals)]
     if len({signals[0].file for signals in by_file}) < len(by_file):
         raise Refused(Reason.BAD_HEADER, "the signals of one file do not stand together in the header")
     groups = [_group(signals, files[folder + signals[0].file]) for signals in by_file]
@@ -194,63 +191,69 @@ def _check_size(group: _Group, frames: int, *, is_claimed: bool) -> None:
 def _decode_group(group: _Group, frames: int, header: Header) -> tuple[np.ndarray, list[int]]:
     """Return the leads of one file in millivolts, float32 (leads, samples), and their rows."""
     stored = samples(group.format, group.data, group.offset, frames, group.signals, header.rate_hz)
-    chosen = [i for i, signal in enumerate(group.signals) if needs_file(signal)]
-    used = [group.signals[i] for i in chosen]
-    per_frame = used[0].per_frame
-    if len(chosen) == stored.shape[1]:
-        digital = np.ascontiguousarray(stored.T)
-    else:
-        starts = np.cumsum([0] + [signal.per_frame for signal in group.signals])[chosen]
-        columns = (starts[:, None] + np.arange(per_frame)).ravel()
-        digital = stored.T[columns]
-        if per_frame > 1:  # (leads, samples of a frame, frames) -> (leads, samples)
-            digital = digital.reshape(len(used), per_frame, frames).swapaxes(1, 2).reshape(len(used), -1)
-        digital = np.ascontiguousarray(digital)
-
-    if header.frames is not None:  # header(5): without a stated length, checksums mean nothing
-        _verify(digital, used, group.disguise)
-    elif group.disguise:
+    starts = list(accumulate((signal.per_frame for signal in group.signals), initial=0))
+    used = [(start, signal) for start, signal in zip(starts, group.signals, strict=False) if signal.lead is not None]
+    is_summed = header.frames is not None  # header(5): without a stated length, checksums mean nothing
+    if group.disguise and not (is_summed and all(signal.checksum is not None for _, signal in used)):
+        # Only checksums can tell samples that happen to begin like another container from that container.
         raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {group.disguise} file, not samples")
     lowest = missing_value(group.format)
-    missing = digital == lowest if lowest is not None and digital.size and digital.min() == lowest else None
-    block = _millivolts(digital, [signal.baseline for signal in used], list(map(_steps_per_mV, used)))
-    if missing is not None:
-        block[missing] = np.nan
-    for row, signal in enumerate(used):
-        if signal.skew:
-            lag = min(signal.skew * per_frame, block.shape[1])
-            block[row, : block.shape[1] - lag] = block[row, lag:].copy()
-            block[row, block.shape[1] - lag :] = np.nan
-    return block, [_ROW[str(signal.lead)] for signal in used]
-
-
-def _verify(digital: np.ndarray, used: list[Signal], disguise: str | None) -> None:
-    """Compare each lead's sum modulo 65536 with its header's; unsigned arithmetic wraps as the checksum does."""
-    unsigned = digital.view(np.uint16 if digital.dtype.itemsize == 2 else np.uint32)
-    sums = unsigned.sum(axis=1, dtype=unsigned.dtype).tolist()
-    wrong = [
-        s.lead for s, total in zip(used, sums, strict=True) if s.checksum is not None and (total - s.checksum) & 0xFFFF
-    ]
-    if disguise and (wrong or any(signal.checksum is None for signal in used)):
-        # Only a checksum can tell samples that happen to begin like another container from that container.
-        raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {disguise} file, not samples")
+    block = np.empty((len(used), frames * used[0][1].per_frame), np.float32)
+    wrong: list[str | None] = []
+    # A few leads at a time stay in the processor's cache, and their samples need no large memory of their own.
+    for first in range(0, len(used), _LEADS_AT_A_TIME):
+        some = used[first : first + _LEADS_AT_A_TIME]
+        part = block[first : first + _LEADS_AT_A_TIME]
+        digital = _columns(stored, some)
+        signals = [signal for _, signal in some]
+        if is_summed:
+            wrong += _wrong_sums(digital, signals)
+        _scale(digital, signals, part)
+        if lowest is not None and digital.size and digital.min() == lowest:
+            part[digital == lowest] = np.nan
+        for row, signal in zip(part, signals, strict=True):
+            if signal.skew:
+                lag = min(signal.skew * signal.per_frame, len(row))
+                row[: len(row) - lag] = row[lag:].copy()
+                row[len(row) - lag :] = np.nan
+    if wrong and group.disguise:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"a signal file is a {group.disguise} file, not samples")
     if wrong:
         leads = ", ".join(str(lead) for lead in wrong)
         raise Refused(Reason.CHECKSUM_MISMATCH, f"samples of {leads} do not add up to the header's checksum")
+    return block, [_ROW[str(signal.lead)] for _, signal in used]
 
 
-def _millivolts(digital: np.ndarray, baselines: list[int], steps: list[float]) -> np.ndarray:
-    """Return (digital - baseline) / steps as float32, rounded once."""
+def _columns(stored: np.ndarray, some: list[tuple[int, Signal]]) -> np.ndarray:
+    """Return the samples (leads, samples), contiguous, of the signals that begin at the given columns."""
+    start, per_frame = some[0][0], some[0][1].per_frame
+    if per_frame == 1 and some[-1][0] - start == len(some) - 1:
+        return np.ascontiguousarray(stored[:, start : start + len(some)].T)
+    return np.stack([stored[:, column : column + per_frame].reshape(-1) for column, _ in some])
+
+
+def _wrong_sums(digital: np.ndarray, signals: list[Signal]) -> list[str | None]:
+    """Return the leads whose sum modulo 65536 is not the header's; unsigned arithmetic wraps as the checksum does."""
+    unsigned = digital.view(np.uint16 if digital.dtype.itemsize == 2 else np.uint32)
+    sums = zip(signals, unsigned.sum(axis=1, dtype=unsigned.dtype).tolist(), strict=True)
+    return [s.lead for s, total in sums if s.checksum is not None and (total - s.checksum) & 0xFFFF]
+
+
+def _scale(digital: np.ndarray, signals: list[Signal], out: np.ndarray) -> None:
+    """Write (digital - baseline) / gain as float32 millivolts, rounded once."""
+    steps = [_steps_per_mV(signal) for signal in signals]
+    baselines = [signal.baseline for signal in signals]
     gains = np.array(steps)[:, None]
     if digital.itemsize == 2 and max(map(abs, baselines)) < 1 << 23 and max(map(abs, steps)) < 1e30:
         narrow = gains.astype(np.float32)
         if (narrow == gains).all():
-            # Differences below 2**24 are exact in float32 and division rounds correctly: the result of float64, faster.
-            shifted = digital - np.array(baselines, np.float32)[:, None] if any(baselines) else digital
-            fast: np.ndarray = np.divide(shifted, narrow, dtype=np.float32)
-            return fast
-    exact: np.ndarray = (digital - np.array(baselines, np.float64)[:, None]) / gains
-    return exact.astype(np.float32)
+            # Differences below 2**24 are exact in float32 and division rounds correctly: float64's result, faster.
+            out[...] = digital
+            if any(baselines):
+                out -= np.array(baselines, np.float32)[:, None]
+            out /= narrow
+            return
+    out[...] = (digital - np.array(baselines, np.float64)[:, None]) / gains
 
 
 def _place(leads: Leads, block: np.ndarray, rows: list[int]) -> None:

@@ -11,16 +11,18 @@ import click
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 
 
-@click.command(
-    "models",
-    epilog="\b\nExamples:\n  screening models\n  screening models msaic-mi --json",
-)
+@click.command("models")
 @click.argument("name", required=False)
 @state_option
 @tracking_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def command(name: str | None, state: Path, tracking_uri: str | None, as_json: bool) -> None:
-    """List the registered versions of model NAME, or of every model, newest first."""
+    """List the registered versions of model NAME, or of every model, newest first.
+
+    \b
+    screening models
+    screening models msaic-mi --json
+    """
     from screening.train.registry import versions
 
     found = versions(tracking_uri or default_tracking_uri(state), name)

@@ -38,7 +38,7 @@ def tracking_option(function: F) -> F:
 
 def model_folder(ref: str | None, *, state: Path, tracking_uri: str | None) -> Path:
     """Return the local folder of the bundle that ``--model REF`` means, fetched into the state folder if need be."""
-    from screening.model.bundle import resolve_model
+    from screening.model.locate import resolve_model
 
     uri = tracking_uri or default_tracking_uri(state)
     return resolve_model(ref, tracking_uri=uri, cache_folder=state / "models")

@@ -55,7 +55,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "input_mV": 1e-4}
 machine's kernels), and of a preprocessed sample."""
 SEEN_USES = ("trained", "tuned", "calibrated")
 
-_MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 16 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also fit for a folder, a URL and an MLflow name
 _T = TypeVar("_T")
 
@@ -260,20 +260,17 @@ def save_bundle(
     return load_bundle(target)
 
 
-def load_bundle(folder: str | Path, *, cache_folder: str | Path | None = None) -> Bundle:
-    """Read a bundle and compare every file with its hash.
+def load_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle from a local folder and compare every file with its hash.
 
-    Parameters
-    ----------
-    folder
-        Local folder, or any fsspec URL together with ``cache_folder``, where its files are kept from then on.
+    Bundles from elsewhere come through ``locate.resolve_model``.
 
     Raises
     ------
     BundleError
         Naming the file that is absent, damaged or not understood.
     """
-    path = resolve_model(str(folder), cache_folder=cache_folder)
+    path = Path(folder).absolute()
     facts = _read_manifest(path / MANIFEST)
     for file, expected in facts["files"].items():
         if not (path / file).is_file():
@@ -325,70 +322,6 @@ def golden_logits(network: MSAICNet, x: np.ndarray, device: str | torch.device =
     return logit
 
 
-def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_folder: str | Path | None = None) -> Path:
-    """Return the local folder of the bundle that ``ref`` means.
-
-    Parameters
-    ----------
-    ref
-        None for the bundle that ships with the package, a folder, an fsspec URL, or ``models:/name@alias`` and
-        ``models:/name/version`` in the MLflow registry at ``tracking_uri``.
-    cache_folder
-        Where bundles from elsewhere are kept, by their hash; needed for those only.
-    """
-    if ref is None:
-        return PRETRAINED
-    if ref.startswith("models:/"):
-        from screening.train.registry import resolve
-
-        if tracking_uri is None or cache_folder is None:
-            raise BundleError(f"{ref} needs an MLflow registry; name it with --tracking-uri.")
-        return resolve(ref, tracking_uri=tracking_uri, cache_folder=cache_folder)
-    if "://" not in ref:
-        return Path(ref).absolute()
-    if cache_folder is None:
-        raise BundleError(f"{ref} is not on this machine; name a folder to keep it in.")
-    return _fetch(ref, Path(cache_folder))
-
-
-def _fetch(url: str, cache_folder: Path) -> Path:
-    """Copy the bundle at ``url`` into the cache, once: the hash names the folder."""
-    import fsspec
-
-    try:
-        files, root = fsspec.url_to_fs(url)
-        with files.open(f"{root}/{MANIFEST}") as stream:
-            encoded = stream.read(_MAX_MANIFEST_BYTES + 1)
-    except (OSError, ValueError, ImportError) as error:
-        raise BundleError(f"cannot read {url}/{MANIFEST}: {error}.") from None
-    facts = _decode_manifest(encoded, f"{url}/{MANIFEST}")
-    target = cache_folder / facts["sha256"]
-    if target.is_dir():
-        return target
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_folder) as temporary:
-        building = Path(temporary) / "bundle"
-        building.mkdir()
-        try:
-            for file in facts["files"]:
-                files.get_file(f"{root}/{file}", str(building / file))
-        except OSError as error:
-            raise BundleError(f"cannot read {url}/{file}: {error}.") from None
-        (building / MANIFEST).write_bytes(encoded)
-        load_bundle(building)
-        keep(building, target)
-    return target
-
-
-def keep(building: Path, target: Path) -> None:
-    """Move a verified bundle to its place in the cache; whoever comes second finds the same bytes there."""
-    try:
-        os.rename(building, target)
-    except OSError:
-        if not target.is_dir():
-            raise
-
-
 # --- bundle.json -----------------------------------------------------------------------------------------------------
 
 
@@ -396,16 +329,7 @@ def _encode(facts: Mapping[str, Any]) -> bytes:
     return (json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            encoded = stream.read(_MAX_MANIFEST_BYTES + 1)
-    except OSError:
-        raise BundleError(f"{path} is not there or cannot be read; --model takes the folder that holds it.") from None
-    return _decode_manifest(encoded, str(path))
-
-
-def _decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
+def decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
     """Parse ``bundle.json`` and check its own hash. One spelling is accepted, so that no byte can change unseen."""
     try:
         facts = json.loads(encoded)
@@ -423,6 +347,15 @@ def _decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
     if sorted(facts["files"]) != sorted(FILES):
         raise BundleError(f"{where} lists other files than {', '.join(sorted(FILES))}; it is no bundle of screening.")
     return dict(facts)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            encoded = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        raise BundleError(f"{path} is not there or cannot be read; --model takes the folder that holds it.") from None
+    return decode_manifest(encoded, str(path))
 
 
 def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:

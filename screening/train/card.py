@@ -23,7 +23,7 @@ def render_card(
     name: str,
     version: str,
     data: str,
-    citation: str,
+    citation: str | None,
     label_rule: str,
     counts: Mapping[str, Mapping[str, int]],
     calibration_prevalence: float,
@@ -103,7 +103,7 @@ also the data of calibration and choice, the figures flatter the model.
 
 ## Limits
 
-- Learnt and measured in one archive: sensitivity and specificity elsewhere, and at another mix of diseases, will differ.
+- Learnt and measured in one archive: sensitivity and specificity elsewhere, in another mix of diseases, will differ.
 - Readers agree with each other only in part, and small, non-Q-wave and posterior infarctions leave little on an ECG.
 - Groups with few records have wide intervals; none of the differences between groups above has been tested.
 - Limb-lead reversal, left bundle branch block, pre-excitation, hypertrophy and early repolarisation imitate infarction.

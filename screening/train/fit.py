@@ -46,8 +46,8 @@ class FitSettings:
     """How the network is trained. The defaults train the network that ships."""
 
     seed: int = 0
-    epochs: int = 40
-    patience: int = 40  # epochs without a better tune score before stopping
+    epochs: int = 24
+    patience: int = 12  # epochs without a better tune score before stopping
     batch_size: int = 64  # records; each gives two views
     positive_share: float | None = 0.4  # of every batch; None keeps the training set's own share
     learning_rate: float = 2e-3  # highest, after the warm-up

@@ -83,10 +83,11 @@ def fit_on_ray(
         The cluster is too small, or workers were lost or failed more than ``settings.max_failures`` times.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
+    # How often the controller looks for reports; each epoch waits for it, and Ray's 2 s are long beside small epochs.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     data = folder / DATA
     _write_arrays(data, {"train": train, "tune": tune})
     with _cluster(address):

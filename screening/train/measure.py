@@ -26,8 +26,8 @@ def refuse_seen(bundle: Bundle, records: TrainingSet) -> None:
     if any(found.values()):
         told = ", ".join(f"{count:,} {use}" for use, count in found.items() if count)
         raise UserError(
-            f"model {bundle.name} {bundle.version} was made from some of these {len(records):,} records ({told}); choose "
-            "other --folds or another archive, or --allow-seen for figures that flatter it"
+            f"model {bundle.name} {bundle.version} was made from some of these {len(records):,} records ({told}); "
+            "choose other --folds or another archive, or --allow-seen for figures that flatter it"
         )
 
 

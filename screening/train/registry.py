@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from screening.errors import UserError
-from screening.model.bundle import Bundle, keep, load_bundle
+from screening.model.bundle import Bundle, load_bundle
+from screening.model.locate import keep
 
 EXPERIMENT = "screening"
 CHAMPION = "champion"
@@ -141,7 +142,7 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
             raise RegistryError(
                 f"{ref} has no tag bundle_sha256, so `screening train` did not register it; name another."
             )
-        target = Path(cache_folder).absolute() / sha256
+        target: Path = Path(cache_folder).absolute() / sha256
         if not target.is_dir():
             _download(client, version, target, tracking_uri)
     bundle = load_bundle(target)

@@ -113,5 +113,3 @@ def test_matlab_matrix_is_recognised_only_when_the_file_is_exactly_one() -> None
 @pytest.mark.parametrize("data", [b"", b"r 12 500 5000\n", bytes(200), b"<3"])
 def test_no_container_is_seen_where_there_is_none(data: bytes) -> None:
     assert container_of(data) is None
-
-

@@ -23,9 +23,9 @@ from screening.model.bundle import (
     Counts,
     check_golden,
     load_bundle,
-    resolve_model,
     save_bundle,
 )
+from screening.model.locate import resolve_model
 from tests.bundles import make_bundle, signals, tiny_network
 
 
@@ -231,7 +231,7 @@ def test_a_bundle_is_fetched_once_from_any_file_system(saved: Path, tmp_path: Pa
     path = resolve_model("memory://models/tiny", cache_folder=tmp_path)
     assert path == tmp_path / load_bundle(saved).sha256
     memory.rm("/models/tiny/model.safetensors")
-    assert load_bundle("memory://models/tiny", cache_folder=tmp_path).path == path
+    assert resolve_model("memory://models/tiny", cache_folder=tmp_path) == path
     with pytest.raises(BundleError, match="is not on this machine; name a folder"):
         resolve_model("memory://models/tiny")
     with pytest.raises(BundleError, match=r"cannot read memory://models/other/bundle\.json"):

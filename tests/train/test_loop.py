@@ -104,6 +104,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, "-c", ON_RAY, tmp_path], cwd=PROJECT, start_new_session=True)
     try:
@@ -122,8 +123,9 @@ def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> No
         torch.testing.assert_close(resumed.state_dict[key], value)
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_two_gloo_workers_survive_the_loss_of_one(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"workers": 2, "fit": dataclasses.replace(SETTINGS.fit, epochs=12)})
+    settings = SETTINGS.model_copy(update={"workers": 2, "fit": dataclasses.replace(SETTINGS.fit, epochs=10)})
     lost: list[int] = []
 
     def kill_one() -> None:
@@ -140,7 +142,7 @@ def test_two_gloo_workers_survive_the_loss_of_one(tmp_path: Path) -> None:
     fitted = loop.fit_on_ray(*arrays(), settings, folder=tmp_path, name="pair")
     killer.join(timeout=5)
     assert len(lost) == 1
-    assert len(fitted.history) == 12
+    assert len(fitted.history) == 10
     assert np.isfinite([entry["loss"] for entry in fitted.history]).all()
     assert fitted.best_score > 0.5
 

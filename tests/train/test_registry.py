@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from screening.model.bundle import MANIFEST, Bundle, BundleError, load_bundle, resolve_model
+from screening.model.bundle import MANIFEST, Bundle, BundleError, load_bundle
+from screening.model.locate import resolve_model
 from screening.train.registry import RegistryError, _mlflow, register, resolve, versions
 from tests.bundles import make_bundle
 
@@ -125,9 +126,7 @@ def test_changed_files_are_refused(bundles: tuple[Bundle, Bundle], mlflow_uri: s
     # A whole other bundle in its place is genuine in itself, but not what was registered.
     shutil.rmtree(stored)
     shutil.copytree(bundles[1].path, stored)
-    with pytest.raises(
-        RegistryError, match=r"tagged with bundle .* but its files are bundle .* use another version"
-    ):
+    with pytest.raises(RegistryError, match=r"tagged with bundle .* but its files are bundle .* use another version"):
         resolve("models:/tiny/1", tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -1,0 +1,80 @@
+"""From ``--model REF`` to a local folder that holds a verified bundle."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from screening.model.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    PRETRAINED,
+    BundleError,
+    decode_manifest,
+    load_bundle,
+)
+
+
+def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_folder: str | Path | None = None) -> Path:
+    """Return the local folder of the bundle that ``ref`` means.
+
+    Parameters
+    ----------
+    ref
+        None for the bundle that ships with the package, a folder, an fsspec URL, or ``models:/name@alias`` and
+        ``models:/name/version`` in the MLflow registry at ``tracking_uri``.
+    cache_folder
+        Where bundles from elsewhere are kept, by their hash; needed for those only.
+    """
+    if ref is None:
+        return PRETRAINED
+    if ref.startswith("models:/"):
+        from screening.train.registry import resolve
+
+        if tracking_uri is None or cache_folder is None:
+            raise BundleError(f"{ref} needs an MLflow registry; name it with --tracking-uri.")
+        return resolve(ref, tracking_uri=tracking_uri, cache_folder=cache_folder)
+    if "://" not in ref:
+        return Path(ref).absolute()
+    if cache_folder is None:
+        raise BundleError(f"{ref} is not on this machine; name a folder to keep it in.")
+    return _fetch(ref, Path(cache_folder))
+
+
+def _fetch(url: str, cache_folder: Path) -> Path:
+    """Copy the bundle at ``url`` into the cache, once: the hash names the folder."""
+    import fsspec
+
+    try:
+        files, root = fsspec.url_to_fs(url)
+        with files.open(f"{root}/{MANIFEST}") as stream:
+            encoded = stream.read(MAX_MANIFEST_BYTES + 1)
+    except (OSError, ValueError, ImportError) as error:
+        raise BundleError(f"cannot read {url}/{MANIFEST}: {error}.") from None
+    facts = decode_manifest(encoded, f"{url}/{MANIFEST}")
+    target = cache_folder / str(facts["sha256"])
+    if target.is_dir():
+        return target
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_folder) as temporary:
+        building = Path(temporary) / "bundle"
+        building.mkdir()
+        try:
+            for file in facts["files"]:
+                files.get_file(f"{root}/{file}", str(building / file))
+        except OSError as error:
+            raise BundleError(f"cannot read {url}/{file}: {error}.") from None
+        (building / MANIFEST).write_bytes(encoded)
+        load_bundle(building)
+        keep(building, target)
+    return target
+
+
+def keep(building: Path, target: Path) -> None:
+    """Move a verified bundle to its place in the cache; whoever comes second finds the same bytes there."""
+    try:
+        os.rename(building, target)
+    except OSError:
+        if not target.is_dir():
+            raise
