@@ -53,7 +53,7 @@ def lead_of(name: str) -> str | None:
 _MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\N{MICRO SIGN}v": 1e-3, "\N{GREEK SMALL LETTER MU}v": 1e-3, "nv": 1e-6}
 
 
-def mV_per_unit(unit: str) -> float | None:  # noqa: N802 - the symbol of the unit
+def mV_per_unit(unit: str) -> float | None:
     """Return how many millivolts one ``unit`` is, or None where the unit is not one of voltage."""
     return _MV_PER_UNIT.get(unit.strip().lower())
 
@@ -146,6 +146,9 @@ CATALOG_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("fold", "int16", "the archive's own fold, null where it has none"),
 )
 """(name, Arrow type, meaning) of every column of a catalog, in order."""
+
+CARRIED_COLUMNS = ("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device")
+"""Columns that go from the catalog into the results as they are."""
 
 # --- Result columns --------------------------------------------------------------------------------------------------
 

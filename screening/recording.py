@@ -14,7 +14,7 @@ class Recording:
     """One 12-lead ECG in millivolts, and where its facts come from."""
 
     record_id: str
-    signal_mV: np.ndarray  # noqa: N815 - float32 (12, samples), leads in contract.LEADS order, NaN where missing
+    signal_mV: np.ndarray
     rate_hz: float
     sha256: str  # of the source bytes
     source_format: str  # e.g. "wfdb-16"

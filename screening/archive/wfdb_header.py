@@ -15,6 +15,8 @@ from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, MAX_SIGNALS, 
 
 MAX_SAMPLES = MAX_RECORD_BYTES // 2
 """Most samples a header may claim, all signals together: a record of the largest size at 16 bits."""
+MAX_SEGMENTS = 4096
+"""Most segments a record may have: ten times what an intensive-care record of days needs."""
 
 _NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,4})?"
 _INT = r"[-+]?\d{1,18}"
@@ -137,6 +139,8 @@ def parse(header: bytes) -> Header:
         raise Refused(Reason.TOO_LARGE, f"the header claims {n_signals * frames} samples, the limit is {MAX_SAMPLES}")
     is_multi = record["segments"] is not None
     n_lines = int(record["segments"]) if is_multi else n_signals
+    if n_lines > MAX_SEGMENTS:
+        raise Refused(Reason.TOO_LARGE, f"the header claims {n_lines} segments, the limit is {MAX_SEGMENTS}")
     if len(lines) - 1 != n_lines:
         what = "segments" if is_multi else "signals"
         raise Refused(Reason.BAD_HEADER, f"the header claims {n_lines} {what} and describes {len(lines) - 1}")

@@ -20,7 +20,7 @@ _IN_ORDER = list(range(N_LEADS))
 
 _mV_per_unit = lru_cache(maxsize=64)(mV_per_unit)
 
-_LEADS_AT_A_TIME = 6
+_LEADS_AT_A_TIME = 4
 
 MIN_STEPS_PER_MV = 1e-3
 """A converter whose one step is a volt or more did not measure an ECG."""

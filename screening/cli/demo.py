@@ -16,7 +16,13 @@ from screening.contract import LEADS, NOTICE
 
 
 @click.command("demo")
-@click.option("--dest", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to work in.")
+@click.option(
+    "--dest",
+    default="demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to work in.",
+)
 @click.option("--records", default=2000, show_default=True, type=click.IntRange(20), help="ECGs to simulate.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the simulation.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came out as JSON.")
@@ -51,7 +57,9 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
     found = _found(Folder(outcome.url), str(catalog))
     seconds = time.monotonic() - begun
     if as_json:
-        click.echo(json.dumps({"url": outcome.url, "counts": outcome.counts, "seconds": round(seconds, 1), **found}, indent=1))
+        click.echo(
+            json.dumps({"url": outcome.url, "counts": outcome.counts, "seconds": round(seconds, 1), **found}, indent=1)
+        )
         return EXIT_DONE
     click.echo(_text(outcome.url, outcome.counts, found, seconds))
     return EXIT_DONE
@@ -83,14 +91,18 @@ def _found(run: Any, catalog: str) -> dict[str, Any]:
     return {
         "auroc": tasks["MI vs all other"]["auroc"],
         "sensitivity": float(np.mean([row["flagged"] for row, name in zip(rows, label, strict=True) if name == "MI"])),
-        "specificity": float(np.mean([not row["flagged"] for row, name in zip(rows, label, strict=True) if name != "MI"])),
+        "specificity": float(
+            np.mean([not row["flagged"] for row, name in zip(rows, label, strict=True) if name != "MI"])
+        ),
         "leading_leads": dict(leading.most_common(4)),
         "highest": [
             {
                 "record_id": row["record_id"],
                 "probability": round(row["probability"], 3),
                 "truth": truth[row["record_id"]],
-                "leads": [] if row["importance_V2"] is None else sorted(LEADS, key=lambda lead: -row[f"importance_{lead}"])[:3],
+                "leads": []
+                if row["importance_V2"] is None
+                else sorted(LEADS, key=lambda lead: -row[f"importance_{lead}"])[:3],
             }
             for row in top
         ],

@@ -23,15 +23,13 @@ class MSAICConfig:
     """What the network is made of. Everything is JSON: ``to_json`` and ``from_json`` are each other's inverse."""
 
     leads: int = 12
-    scale_mV: float = (
-        0.2  # root mean square of the filtered training ECGs; one number, so amplitudes between leads survive
-    )
+    scale_mV: float = 0.2  # root mean square of filtered ECGs; one number, so amplitudes between leads survive
     stem_kernel: int = 7  # at 100 Hz: 70 ms
     stem_stride: int = 4  # 100 Hz -> 25 Hz; 50 Hz cost twice the work and ranked no better (PTB-XL, fold 9)
-    channels: int = 32  # of the stem and of every block
+    channels: int = 48  # of the stem and of every block
     dilations: tuple[int, ...] = (1, 2, 4, 8)  # one branch each
     blocks: int = 3  # a branch
-    kernel: int = 7  # a branch at 25 Hz sees 0.76, 1.5, 2.9 and 5.8 s: a beat to several
+    kernel: int = 5  # a branch at 25 Hz sees 0.5, 1, 2 and 3.9 s: part of a beat to several
     attention_kernel: int = 3  # channels that ECA looks at together
     projection_channels: int = 128
     embedding: int = 64  # dimensions of the contrastive space

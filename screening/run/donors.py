@@ -18,9 +18,9 @@ from safetensors.numpy import load, save
 from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
 from screening.attribution.permutation import DonorSet
-from screening.contract import N_LEADS, sha256_of
+from screening.contract import CARRIED_COLUMNS, N_LEADS, sha256_of
 from screening.errors import UserError
-from screening.run.stages import CARRIED, decode_shard
+from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing
 from screening.storage import Folder
 
@@ -92,7 +92,9 @@ def _choose(catalog: Catalog, reader: ArchiveReader, preprocessing: Preprocessin
     patients: list[str | None] = []
     for start in range(0, len(draw), size):
         part = draw[start : start + size]
-        planned = pa.table({name: pa.array([row[1].get(name) for row in part], pa.string()) for name in CARRIED})
+        planned = pa.table(
+            {name: pa.array([row[1].get(name) for row in part], pa.string()) for name in CARRIED_COLUMNS}
+        )
         outcomes = (reader.read(row[1]["location"], row[1]["record_id"]) for row in part)
         decoded = decode_shard(planned, outcomes, preprocessing)
         for i, good in enumerate(decoded["reason"].is_null().to_pylist()):

@@ -30,10 +30,10 @@ from screening.archive.reader import ArchiveReader
 from screening.errors import UserError
 from screening.model.bundle import check_golden, load_bundle
 from screening.recording import Recording, Rejected
+from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.donors import donor_set_for, load_donor_set
 from screening.run.fingerprint import THREADS_PER_WORKER, choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, footer, publish, read_manifest
-from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.plan import Plan, make_plan, read_locations, read_shard, results_name
 from screening.run.stages import Scorer, decode_shard, results_bytes
 from screening.settings import RunSettings
@@ -117,8 +117,8 @@ def screen(
     settings = settings or RunSettings()  # type: ignore[call-arg]
     options = storage_options or {}
     runs = Folder(runs_url, options).absolute()
-    catalog = open_catalog(catalog_path, storage_options=options)
     bundle = load_bundle(model_path)
+    catalog = open_catalog(catalog_path, storage_options=options)
     reader = ArchiveReader(catalog.root_url, options)
     started = datetime.now(UTC)
 
@@ -245,7 +245,7 @@ def _finish(
 # --- Ray -------------------------------------------------------------------------------------------------------------
 
 
-class _ray:  # noqa: N801 - used as a function
+class _ray:
     """Join the cluster at ``address``, or start Ray on this machine and end it afterwards."""
 
     def __init__(self, address: str | None) -> None:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.contract import NOTICE, canonical_json, sha256_of
+from screening.contract import CARRIED_COLUMNS, NOTICE, canonical_json, sha256_of
 from screening.errors import UserError
-from screening.run.stages import CARRIED
 from screening.settings import RESULT_KEYS, RunSettings
 from screening.storage import Folder
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 SLICE = 256
 """Shards a plan file: its footer stays small however many shards there are."""
 
-_RECORD_COLUMNS = (*CARRIED, "bytes", "version")
+_RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
 
 
 @dataclass(frozen=True)

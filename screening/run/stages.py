@@ -13,14 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from screening.attribution.permutation import DonorSet, lead_importances
-from screening.contract import LEADS, N_LEADS, QUALITY_COLUMNS, Reason, Status, result_schema
+from screening.contract import CARRIED_COLUMNS, LEADS, N_LEADS, QUALITY_COLUMNS, Reason, Status, result_schema
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.signal.quality import assess, verdicts
-
-CARRIED = ("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device")
-"""Columns that go from the catalog into the results as they are."""
 
 DECODE_CHUNK = 64
 DECODE_CHUNK_BYTES = 64 * 2**20
@@ -40,7 +37,7 @@ def decode_shard(
     Parameters
     ----------
     planned
-        The shard's rows of the plan, with the `CARRIED` columns.
+        The shard's rows of the plan, with the `CARRIED_COLUMNS` columns.
     outcomes
         What reading gave for each row, in order; consumed lazily.
     settings
@@ -60,7 +57,7 @@ def decode_shard(
     if len(facts) != planned.num_rows:
         raise ValueError(f"{len(facts)} outcomes for {planned.num_rows} planned records")
     schema = result_schema()
-    columns = {name: planned[name] for name in CARRIED}
+    columns = {name: planned[name] for name in CARRIED_COLUMNS}
     for name in _FACTS:
         columns[name] = pa.array([fact.get(name) for fact in facts], schema.field(name).type)
     rejected = pa.array([fact.get("reason") is not None for fact in facts], pa.bool_())
@@ -171,7 +168,7 @@ class Scorer:
         logit = np.fromiter(self.logits(signals[i] for i in good), np.float32, len(good))
         probability = np.asarray(self.bundle.calibrator.probability(logit.astype(np.float64)))
         flagged = probability >= self.bundle.threshold
-        columns: dict[str, Any] = {name: decoded[name] for name in (*CARRIED, *_FACTS)}
+        columns: dict[str, Any] = {name: decoded[name] for name in (*CARRIED_COLUMNS, *_FACTS)}
         columns["status"] = [Status.SCORED if ok else Status.REJECTED for ok in decoded["reason"].is_null().to_pylist()]
         columns["logit"] = _spread(good, logit, rows)
         columns["probability"] = _spread(good, probability.astype(np.float32), rows)

@@ -1,68 +1,297 @@
-"""What is measured of a recording's quality, when it is refused and what else is doubtful.
+"""What is measured of a recording's quality, when it is refused, and what else is doubtful.
 
-Everything is judged on the central 10 s, the part that is scored, whatever the length of the recording; only
-``duration_s`` and ``missing_fraction`` tell of the whole. The measures come from one Fourier transform a record. Each
-record is computed by operations of its own shape only, so its values do not depend on the batch it travels in.
+Measured is the central 10 s, which is what is scored, whatever the length of the recording; only ``duration_s`` and
+``missing_fraction`` tell of the whole. One Fourier transform a record serves all measures. Each record is computed by
+operations of its own shape only, so its values do not depend on the batch it travels in.
+
+A limit refuses what no network should score; a flag says what a reader of the scores should know. Limits were set on
+PTB-XL folds 1-8 (``python -m tests.studies.quality_limits``): far outside what 2,331 clinical recordings show, so
+that a refusal is rare and right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy import fft
 
 from screening.contract import DERIVED_LEADS, LEADS, Reason
+from screening.signal.preprocess import fill_gaps
 
 JUDGED_S = 10.0
+ECG_BAND_HZ = (0.5, 40.0)
+QRS_BAND_HZ = (5.0, 40.0)
+T_BAND_HZ = (0.8, 6.0)
+NOISE_TOP_HZ = 125.0
+"""Electromyogram and amplifier noise are measured from 40 Hz up to here, or to the Nyquist frequency."""
+MAINS_HZ = (50.0, 60.0)
+FLAT_BLOCK_S = 0.2
+FLAT_STEP_MV = 5e-4  # noqa: N816 - half a microvolt: less than one step of any recorder
+PLATEAU_S = 0.02
+"""A QRS peak stands still for one or two samples; an amplifier at its limit for longer."""
 
 
-def _measure(signal: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:
-    n = fft.prev_fast_len(signal.shape[1], real=True)
-    spectrum = fft.rfft(signal[:, :n] - signal[:, :n].mean(1, keepdims=True))
-    step_hz = rate_hz / n
-    def at(hz): return min(int(np.ceil(hz / step_hz)), spectrum.shape[1])
-    def rms(lo, hi):
-        part = spectrum[:, at(lo):at(hi)]
-        return np.sqrt(2 * (part.real**2 + part.imag**2).sum(1)) / n
-    out = {}
-    out['baseline'] = rms(step_hz/2, .5)
-    m = []
-    for f in (50, 60):
-        inn = rms(f-.5, f+.5)**2; nb = (rms(f-3, f-1)**2+rms(f+1, f+3)**2)/4
-        m.append(np.maximum(inn-nb, 0))
-    out['mains'] = np.sqrt(np.maximum(*m))
-    T = n / rate_hz
-    k = at(40.); m100 = fft.next_fast_len(max(2*k, round(100*T)), real=True)
-    low = fft.irfft(spectrum[:, :k], m100) * (m100 / n)
-    k2 = at(125.); hs = spectrum[:, :k2].copy(); hs[:, :k] = 0
-    for f in (50, 60, 100, 120): hs[:, at(f-1):at(f+1)] = 0
-    m250 = fft.next_fast_len(max(2*k2, round(250*T)), real=True)
-    high = fft.irfft(hs, m250) * (m250/n)
-    nb = max(1, int(T/0.1)); L = m250//nb
-    seg = high[:, :nb*L].reshape(12, nb, L)
-    out['noise'] = np.sqrt(np.median((seg**2).mean(2), 1))
-    out['noise_all'] = np.sqrt((high**2).mean(1))
-    b = max(1, int(T/0.2)); L = m100//b
-    seg = low[:, :b*L].reshape(12, b, L); hi = seg.max(2); lo = seg.min(2)
-    w = min(10, b)
-    H = np.lib.stride_tricks.sliding_window_view(hi, w, axis=1).max(2); Lo = np.lib.stride_tricks.sliding_window_view(lo, w, axis=1).min(2)
-    P = H-Lo
-    out['ptp_med'] = np.median(P[:, ::w], 1); out['ptp_min'] = P.min(1); out['P']=P
-    i, ii = low[0], low[1]
-    out['ein'] = np.array([np.std(low[LEADS.index(k)] - a*i - c*ii) for k, (a, c) in DERIVED_LEADS.items()])
-    out['limb'] = low[:6].std(1)
-    raw=signal
-    mx=raw.max(1,keepdims=True); mn=raw.min(1,keepdims=True)
-    eq=(raw==mx)|(raw==mn); kk=max(3,int(round(.02*rate_hz)))
-    run=eq
-    r=np.lib.stride_tricks.sliding_window_view(eq,kk,axis=1).all(2)
-    out['clip']=r.mean(1)
-    blk=max(1,int(.2*rate_hz)); q=raw[:, :raw.shape[1]//blk*blk].reshape(12,-1,blk)
-    out['rawflat']=((q.max(2)-q.min(2))==0).mean(1)
-    def gram(lo, hi):
-        p=spectrum[:, at(lo):at(hi)]; g=(p.real@p.real.T+p.imag@p.imag.T); d=np.sqrt(np.diag(g)); return g/np.maximum(np.outer(d,d),1e-12)
-    out['cq']=gram(5,40); out['ct']=gram(.8,6)
-    out['low']=low
-    return out
+@dataclass(frozen=True)
+class QualityLimits:
+    """Beyond these a record is rejected (``max_``, ``min_``) or flagged (``flag_``).
+
+    In brackets what PTB-XL folds 1-8 show: the 99.9th percentile and the most extreme record.
+    """
+
+    max_missing_fraction: float = 0.05  # (0, 0) half a second may hide one beat, not more
+    max_flat_fraction: float = 0.5  # (0.04, 0.72: an electrode off)
+    min_lead_amplitude_mV: float = 0.03  # noqa: N815 (0.12 at the 0.1st percentile, 0.01: the same record)
+    max_clipped_fraction: float = 0.1  # (0.01, 0.01)
+    min_amplitude_mV: float = 0.15  # noqa: N815 (0.95 at the 0.1st percentile, 0.83) read 1000 times too small: below 0.02
+    max_amplitude_mV: float = 15.0  # noqa: N815 (7.7, 12.2) read 1000 times too large: above 800
+    # IEC 60601-2-25 allows an amplitude error of 5% or 40 uV, so that half the limb leads' size is no amplifier's fault.
+    max_einthoven_mV: float = 0.05  # noqa: N815 (0.0004, 0.0004) and, together with it,
+    max_einthoven_share: float = 0.5  # of the limb leads' root mean square
+    max_noise_mV: float = 0.3  # noqa: N815 (0.066, 0.11)
+
+    flag_flat_fraction: float = 0.1
+    flag_clipped_fraction: float = 0.02
+    flag_einthoven_mV: float = 0.04  # noqa: N815 the error that IEC 60601-2-25 allows
+    flag_mains_mV: float = 0.03  # noqa: N815 (99.8th percentile)
+    flag_baseline_mV: float = 0.9  # noqa: N815 (99th percentile)
+    flag_noise_mV: float = 0.05  # noqa: N815 (99.6th percentile)
+    flag_reversal: float = -0.3  # correlation of I with V6, for QRS and T alike
+    flag_identical: float = 0.9999  # correlation of two chest leads
+
+
+LIMITS = QualityLimits()
+
+FLAGS: dict[str, str] = {
+    "missing": "samples are missing and were interpolated",
+    "flat": "a lead stands still for some of the time",
+    "clipped": "a lead stands at the limits of its range for some of the time",
+    "einthoven": "the limb leads do not quite obey Einthoven's law",
+    "mains": "mains interference",
+    "baseline": "strong baseline wander",
+    "noise": "strong high-frequency noise",
+    "suspected_limb_reversal": "lead I runs against V6: arm electrodes swapped, or dextrocardia",
+    "identical_chest_leads": "two chest leads are the same signal",
+}
+"""One-line meaning of every name in ``quality_flags`` that quality gives (the reader adds its own)."""
+
+
+def quality_settings() -> dict[str, float]:
+    """Return the limits, for the plan's hash."""
+    return asdict(LIMITS)
+
+
+def assess(signals_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:  # noqa: N803
+    """Measure recordings of one rate and length.
+
+    Parameters
+    ----------
+    signals_mV
+        (records, 12, samples) in mV, NaN where missing.
+    rate_hz
+        Samples a second.
+
+    Returns
+    -------
+    dict
+        Column of `contract.QUALITY_COLUMNS` -> (records,); beside them ``lead_amplitude_mV``, of the smallest lead, and
+        ``einthoven_share``, which verdicts need and rows do not.
+    """
+    records, _, n = signals_mV.shape
+    rows = [_measure(signal, rate_hz) for signal in signals_mV]
+    found = {name: np.array([row[name] for row in rows], np.float32) for name in _MEASURES}
+    found["duration_s"] = np.full(records, n / rate_hz, np.float32)
+    found["source_rate_hz"] = np.full(records, rate_hz, np.float32)
+    found["quality_flags"] = np.array([",".join(_flags(row)) for row in rows], object)
+    return found
+
+
+_MEASURES = (
+    "missing_fraction",
+    "flat_fraction",
+    "clipped_fraction",
+    "amplitude_mV",
+    "lead_amplitude_mV",
+    "einthoven_mV",
+    "einthoven_share",
+    "mains_mV",
+    "baseline_mV",
+    "noise_mV",
+)
+
+
+def verdicts(quality: Mapping[str, Any]) -> list[tuple[Reason, str] | None]:
+    """Return for each record of `assess` the reason and the sentence that refuse it, or None."""
+    rows = zip(*(quality[name] for name in _MEASURES), strict=True)
+    return [_verdict(dict(zip(_MEASURES, row, strict=True))) for row in rows]
+
+
+def _verdict(q: Mapping[str, float]) -> tuple[Reason, str] | None:
+    limit = LIMITS
+    if not q["missing_fraction"] <= limit.max_missing_fraction:
+        return Reason.MISSING_SAMPLES, (
+            f"{q['missing_fraction']:.0%} of a lead's samples are missing (limit {limit.max_missing_fraction:.0%})"
+        )
+    if not q["amplitude_mV"] <= limit.max_amplitude_mV:
+        return Reason.IMPLAUSIBLE_AMPLITUDE, (
+            f"the largest lead has {q['amplitude_mV']:.3g} mV peak to peak (limit {limit.max_amplitude_mV:g} mV)"
+        )
+    if q["flat_fraction"] > limit.max_flat_fraction:
+        return Reason.FLAT_LEAD, (
+            f"a lead stands still for {q['flat_fraction']:.0%} of the time (limit {limit.max_flat_fraction:.0%})"
+        )
+    if q["amplitude_mV"] < limit.min_amplitude_mV:
+        return Reason.IMPLAUSIBLE_AMPLITUDE, (
+            f"the largest lead has {q['amplitude_mV']:.3g} mV peak to peak (at least {limit.min_amplitude_mV:g} mV)"
+        )
+    if q["lead_amplitude_mV"] < limit.min_lead_amplitude_mV:
+        return Reason.FLAT_LEAD, (
+            f"a lead has {q['lead_amplitude_mV']:.3g} mV peak to peak (at least {limit.min_lead_amplitude_mV:g} mV)"
+        )
+    if q["clipped_fraction"] > limit.max_clipped_fraction:
+        return Reason.CLIPPED, (
+            f"a lead is clipped for {q['clipped_fraction']:.0%} of the time (limit {limit.max_clipped_fraction:.0%})"
+        )
+    if q["einthoven_mV"] > limit.max_einthoven_mV and q["einthoven_share"] > limit.max_einthoven_share:
+        return Reason.INCONSISTENT_LIMB_LEADS, (
+            f"the limb leads miss Einthoven's law by {q['einthoven_mV']:.2g} mV, {q['einthoven_share']:.0%} of their size "
+            f"(limit {limit.max_einthoven_share:.0%})"
+        )
+    if q["noise_mV"] > limit.max_noise_mV:
+        return Reason.NOISE, f"noise of {q['noise_mV']:.2g} mV above 40 Hz (limit {limit.max_noise_mV:g} mV)"
+    return None
+
+
+def _flags(q: Mapping[str, Any]) -> list[str]:
+    limit = LIMITS
+    raised = {
+        "missing": q["missing_fraction"] > 0,
+        "flat": q["flat_fraction"] > limit.flag_flat_fraction,
+        "clipped": q["clipped_fraction"] > limit.flag_clipped_fraction,
+        "einthoven": q["einthoven_mV"] > limit.flag_einthoven_mV,
+        "mains": q["mains_mV"] > limit.flag_mains_mV,
+        "baseline": q["baseline_mV"] > limit.flag_baseline_mV,
+        "noise": q["noise_mV"] > limit.flag_noise_mV,
+        "suspected_limb_reversal": q["I_V6"] < limit.flag_reversal,
+        "identical_chest_leads": q["chest_likeness"] > limit.flag_identical,
+    }
+    return [name for name in FLAGS if raised[name]]
+
+
+def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
+    """Measure one recording, (12, samples) in mV."""
+    missing = 0.0
+    if not np.isfinite(recorded.sum(dtype=np.float64)):
+        missing = float((~np.isfinite(recorded)).mean(axis=1).max())
+        if missing > LIMITS.max_missing_fraction:
+            return dict.fromkeys((*_MEASURES, "I_V6", "chest_likeness"), float("nan")) | {"missing_fraction": missing}
+    n = min(recorded.shape[1], round(JUDGED_S * rate_hz))
+    n = max(fft.prev_fast_len(n, real=True), 2)
+    start = (recorded.shape[1] - n) // 2
+    signal = fill_gaps(np.where(np.isfinite(recorded), recorded, np.nan) if missing else recorded)[:, start : start + n]
+
+    spectrum = _Spectrum(signal, rate_hz)
+    ecg = spectrum.band(*ECG_BAND_HZ, rate_hz=100.0)
+    windows = ecg[:, : ecg.shape[1] // 5 * 5].reshape(len(ecg), 5, -1)
+    amplitude = np.median(np.ptp(windows, axis=2), axis=1)  # median over fifths: one artefact does not count
+    limb = {lead: ecg[LEADS.index(lead)] for lead in LEADS[:6]}
+    residual = [
+        float(np.std(limb[lead] - of_i * limb["I"] - of_ii * limb["II"])) for lead, (of_i, of_ii) in DERIVED_LEADS.items()
+    ]
+    limb_size = float(np.sqrt(np.mean(np.square(ecg[:6]))))
+    qrs, t = spectrum.likeness(*QRS_BAND_HZ), spectrum.likeness(*T_BAND_HZ)
+    chest = qrs[6:, 6:][np.triu_indices(6, 1)]
+    flat = _flat(signal, rate_hz)
+    return {
+        "missing_fraction": missing,
+        "flat_fraction": float(flat.max()),
+        "clipped_fraction": _clipped(signal, rate_hz, flat),
+        "amplitude_mV": float(amplitude.max()),
+        "lead_amplitude_mV": float(amplitude.min()),
+        "einthoven_mV": max(residual),
+        "einthoven_share": max(residual) / max(limb_size, 1e-9),
+        "mains_mV": float(np.sqrt(np.max([spectrum.peak_power(f) for f in MAINS_HZ], axis=0).max())),
+        "baseline_mV": float(np.sqrt(spectrum.power(0.5 / JUDGED_S, ECG_BAND_HZ[0]).max())),
+        "noise_mV": float(spectrum.noise().max()),
+        "I_V6": float(max(qrs[0, 11], t[0, 11])),
+        "chest_likeness": float(chest.max()),
+    }
+
+
+class _Spectrum:
+    """The transform of one recording, (12, bins), and what is read off it."""
+
+    def __init__(self, signal: np.ndarray, rate_hz: float) -> None:
+        self._n = signal.shape[1]
+        self._step_hz = rate_hz / self._n
+        self._bins = fft.rfft(signal - signal.mean(axis=1, keepdims=True))
+
+    def _slice(self, low_hz: float, high_hz: float) -> slice:
+        top = self._bins.shape[1]
+        return slice(*(min(int(np.ceil(hz / self._step_hz)), top) for hz in (low_hz, high_hz)))
+
+    def power(self, low_hz: float, high_hz: float) -> np.ndarray:
+        """Mean square of each lead between two frequencies, mV^2."""
+        part = self._bins[:, self._slice(low_hz, high_hz)]
+        return 2 * (np.square(part.real) + np.square(part.imag)).sum(axis=1) / self._n**2
+
+    def peak_power(self, hz: float) -> np.ndarray:
+        """Mean square of each lead at one frequency above what its neighbourhood holds, mV^2."""
+        around = (self.power(hz - 3, hz - 1) + self.power(hz + 1, hz + 3)) / 4
+        return np.maximum(self.power(hz - 0.5, hz + 0.5) - around, 0)
+
+    def band(self, low_hz: float, high_hz: float, *, rate_hz: float, without: tuple[float, ...] = ()) -> np.ndarray:
+        """Return the leads limited to a band, at about ``rate_hz``."""
+        kept = self._slice(low_hz, high_hz)
+        n = fft.next_fast_len(max(2 * kept.stop, round(rate_hz * self._seconds)), real=True)
+        bins = self._bins[:, : kept.stop].copy()
+        bins[:, : kept.start] = 0
+        for hz in without:
+            bins[:, self._slice(hz - 1, hz + 1)] = 0
+        return fft.irfft(bins, n) * (n / self._n)
+
+    def noise(self) -> np.ndarray:
+        """Median over tenths of a second of the root mean square above 40 Hz without mains: QRS edges do not count."""
+        top_hz = min(NOISE_TOP_HZ, self._bins.shape[1] * self._step_hz)
+        if top_hz <= ECG_BAND_HZ[1] + 5:
+            return np.zeros(len(self._bins), np.float32)
+        harmonics = tuple(f * k for f in MAINS_HZ for k in (1, 2))
+        high = self.band(ECG_BAND_HZ[1], top_hz, rate_hz=2 * NOISE_TOP_HZ, without=harmonics)
+        blocks = max(1, round(self._seconds / 0.1))
+        length = high.shape[1] // blocks
+        parts = high[:, : blocks * length].reshape(len(high), blocks, length)
+        return np.sqrt(np.median(np.square(parts).mean(axis=2), axis=1))
+
+    @property
+    def _seconds(self) -> float:
+        return 1 / self._step_hz
+
+    def likeness(self, low_hz: float, high_hz: float) -> np.ndarray:
+        """Return the (12, 12) correlations of the leads within a band."""
+        part = self._bins[:, self._slice(low_hz, high_hz)]
+        products = part.real @ part.real.T + part.imag @ part.imag.T
+        size = np.sqrt(np.diag(products))
+        return products / np.maximum(np.outer(size, size), 1e-12)
+
+
+def _flat(signal: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Return for each lead the share of blocks without any change."""
+    length = max(2, int(FLAT_BLOCK_S * rate_hz))
+    blocks = signal[:, : signal.shape[1] // length * length].reshape(len(signal), -1, length)
+    if not blocks.shape[1]:
+        return np.zeros(len(signal))
+    return (np.ptp(blocks, axis=2) < FLAT_STEP_MV).mean(axis=1)
+
+
+def _clipped(signal: np.ndarray, rate_hz: float, flat: np.ndarray) -> float:
+    """Return the largest share of time that a lead spends in plateaus at its own highest or lowest value."""
+    at_limit = (signal == signal.max(axis=1, keepdims=True)) | (signal == signal.min(axis=1, keepdims=True))
+    longest = max(3, round(PLATEAU_S * rate_hz))
+    worst = 0.0
+    for lead in np.flatnonzero((at_limit.sum(axis=1) >= longest) & (flat < LIMITS.max_flat_fraction)):
+        edges = np.flatnonzero(np.diff(at_limit[lead], prepend=False, append=False))
+        lengths = edges[1::2] - edges[::2]
+        worst = max(worst, float(lengths[lengths >= longest].sum()) / signal.shape[1])
+    return worst

@@ -6,6 +6,7 @@ all that of ``retrain.py``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from screening.model.calibration import fit_platt, operating_counts, threshold_a
 from screening.model.msaic import MSAICConfig, MSAICNet
 from screening.settings import Settings
 from screening.signal.preprocess import Preprocessing, preprocess
-from screening.train.card import KNOWN_DATA, render_card
+from screening.train.card import render_card
 from screening.train.data import TrainingSet, check_disjoint
 from screening.train.evaluate import TASKS, evaluate, one_a_patient
 from screening.train.fit import FitResult, FitSettings, predict
@@ -45,6 +46,8 @@ class TrainSettings(Settings):
     """Settings of ``screening train``."""
 
     name: str = Field("msaic-mi", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the model")
+    data: str = Field("", max_length=500, description="name of the archive, for the card")
+    citation: str = Field("", max_length=2000, description="source and licence of the archive, for the card")
     train_folds: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     tune_folds: tuple[int, ...] = Field((9,), min_length=1, description="choice, calibration and threshold")
     specificity: float = Field(0.95, gt=0, lt=1, description="of the threshold, on the tuning folds")
@@ -114,7 +117,7 @@ def make_bundle(
     folder
         Where the bundle goes; refused if it exists.
     catalog
-        ``catalog_id``, ``data`` (a name), ``label_rule``: what the training rests on.
+        ``catalog_id``, ``label_rule`` and ``label_rule_settings``: what the training rests on.
     statements
         Record id -> the archive's statement codes, for the counts by place of the infarct.
 
@@ -145,8 +148,9 @@ def make_bundle(
         seed=settings.fit.seed,
     )
     folds = ", ".join(map(str, settings.tune_folds))
+    data = settings.data or f"The archive of catalog {str(catalog['catalog_id'])[:12]}"
     measured = OperatingCharacteristics(
-        data=f"{catalog['data']}, fold {folds}, one ECG a patient",
+        data=f"{data}, fold {folds}, one ECG a patient",
         reference=f"label rule {catalog['label_rule']} on the archive's statements",
         overall=operating_counts(probability[index], tune.target[index], threshold),
         subgroups=counts_by_group(tune.where(index), probability[index], threshold, statements),
@@ -166,9 +170,9 @@ def make_bundle(
     card = render_card(
         name=settings.name,
         version=version,
-        data=str(catalog["data"]),
-        citation=KNOWN_DATA.get(str(catalog["label_rule"]).split("-")[0]),
-        label_rule=str(catalog["label_rule"]),
+        data=data,
+        citation=settings.citation or "Its source and licence were not stated in the settings.",
+        label_rule=f"rule {catalog['label_rule']}, `{json.dumps(catalog['label_rule_settings'])}`",
         counts={"trained": _counts(train), "tuned": _counts(tune), "calibrated": _counts(tune.where(index))},
         calibration_prevalence=calibrator.prevalence,
         threshold=threshold,

@@ -27,12 +27,12 @@ class Augmentation:
     """How strong each change is; zero switches it off."""
 
     crop_samples: int = 500  # window taken at a random place; a multiple of the network's stem stride
-    stretch: float = 0.1  # time runs faster or slower by up to this share: heart rate
-    amplitude: float = 0.2  # standard deviation of the log of one factor for all leads
+    stretch: float = 0.15  # time runs faster or slower by up to this share: heart rate
+    amplitude: float = 0.3  # standard deviation of the log of one factor for all leads
     noise_mV: float = 0.02  # largest root mean square of white noise
     wander_mV: float = 0.05  # largest amplitude of a slow sine: what the high-pass leaves of the baseline
-    rotation_degrees: float = 10.0  # standard deviation of the frontal axis
-    displacement: float = 0.2  # largest share of a neighbour in a chest lead: electrodes a little off their place
+    rotation_degrees: float = 15.0  # standard deviation of the frontal axis
+    displacement: float = 0.3  # largest share of a neighbour in a chest lead: electrodes a little off their place
     chest_dropout: float = 0.05  # probability that a chest lead is missing (zero)
     frontal_dropout: float = 0.05  # probability that the whole frontal plane is missing (zero)
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from screening.contract import NOTICE
 from screening.model.bundle import Counts, OperatingCharacteristics
-
-KNOWN_DATA: dict[str, str] = {
-    "ptbxl": (
-        "PTB-XL 1.0.3 (Wagner P, Strodthoff N, Bousseljot RD, et al. PTB-XL, a large publicly available "
-        "electrocardiography dataset. Scientific Data 7:154, 2020; PhysioNet, doi:10.13026/kfzx-aw45). "
-        "Licence: CC BY 4.0. German patients, 1989-1996, 500 Hz, 10 s."
-    ),
-}
-"""Citation and licence of archives that label rules know; others are named as their catalog is."""
 
 
 def render_card(
@@ -23,7 +15,7 @@ def render_card(
     name: str,
     version: str,
     data: str,
-    citation: str | None,
+    citation: str,
     label_rule: str,
     counts: Mapping[str, Mapping[str, int]],
     calibration_prevalence: float,
@@ -37,6 +29,8 @@ def render_card(
 
     Parameters
     ----------
+    citation
+        Whose the data are and under which licence.
     counts
         Use of the records (trained, tuned, calibrated) -> ``records``, ``patients``, ``positives``.
     measured
@@ -72,9 +66,9 @@ archive (after correction for sensitivity and specificity), and finding records 
 
 ## Data
 
-{citation or data}
+{data}. {citation}
 
-Labels: {label_rule}
+Labels, as readers or databases state them: {label_rule}
 
 | use | records | patients | positive |
 |---|---:|---:|---:|
@@ -111,14 +105,13 @@ also the data of calibration and choice, the figures flatter the model.
 ## Ethics
 
 A flag is no diagnosis and must not reach a record or an insurer as one. Estimates for small groups can identify people;
-reports suppress small counts. The data were published de-identified; this bundle holds weights, counts and hashes, and
-its stored ECGs are simulated.
+reports suppress small counts. This bundle holds weights, counts and hashes, and its stored ECGs are simulated.
 
 ## Technical
 
-Input: {preprocessing}
+Input: `{json.dumps(preprocessing)}`
 
-Network: {architecture}
+Network: `{json.dumps(architecture)}`
 """
 
 

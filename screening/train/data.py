@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
-from screening.contract import N_LEADS
+from screening.contract import CARRIED_COLUMNS, N_LEADS
 from screening.errors import UserError
-from screening.run.stages import CARRIED, decode_shard
+from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing
 
 FOLDS = 10
@@ -99,7 +99,7 @@ def load_training_set(
     seen: set[str] = set()
     parts: list[dict[str, np.ndarray]] = []
     read = 0
-    columns = [*CARRIED, "label", "fold"]
+    columns = [*CARRIED_COLUMNS, "label", "fold"]
     for batch in catalog.iter_batches(columns, with_location=True, batch_size=_BATCH):
         planned = pa.Table.from_batches([batch])
         labelled = pc.is_valid(planned["label"])

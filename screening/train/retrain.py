@@ -144,7 +144,7 @@ def _train(
         catalog={
             "catalog_id": catalog.catalog_id,
             "label_rule": catalog.label_rule.name,
-            "data": f"catalog {catalog.catalog_id[:12]}",
+            "label_rule_settings": catalog.label_rule.model_dump(mode="json", exclude_defaults=True),
         },
         statements=statements_of(catalog, tune),
     )

@@ -20,7 +20,7 @@ from screening.archive.reader import ArchiveReader
 from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.errors import UserError
 from screening.recording import Recording, Rejected
-from tests import corpus
+from tests import corpus, wfdb_files
 from tests.archive import reference
 
 CASES = [*corpus.valid_cases(), *corpus.broken_cases(), *corpus.poor_cases()]
@@ -36,7 +36,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
     """Return an archive of one good record, a/r.hea."""
-    corpus.write([corpus.Case("a", {f"a/{k}": v for k, v in corpus.record().items()}, "a/r.hea")], tmp_path)
+    corpus.write([corpus.Case("a", {f"a/{k}": v for k, v in wfdb_files.record().items()}, "a/r.hea")], tmp_path)
     return tmp_path
 
 

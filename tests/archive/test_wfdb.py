@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from screening.archive import wfdb, wfdb_formats
 from screening.archive.wfdb import decode, signal_file_names
 from screening.contract import LEADS, N_LEADS, Reason, lead_of, mV_per_unit
 from screening.recording import Recording, Rejected
-from tests import corpus
+from tests import corpus, wfdb_files
 from tests.archive import reference
 
 VALID = corpus.valid_cases()
@@ -102,7 +103,7 @@ def test_frank_leads_are_left_alone(shared_data: Path) -> None:
 
 
 def test_hash_is_that_of_the_files_one_after_the_other() -> None:
-    files = corpus.record()
+    files = wfdb_files.record()
     recording = decode("x", files["r.hea"], files)
     assert isinstance(recording, Recording)
     assert recording.sha256 == hashlib.sha256(files["r.hea"] + files["r.dat"]).hexdigest()
@@ -127,9 +128,9 @@ def test_valid_records_are_read(case: corpus.Case, tmp_path: Path) -> None:
     assert isinstance(recording, Recording), recording
     assert recording.signal_mV.flags.c_contiguous
     assert recording.signal_mV.flags.writeable
-    assert recording.rate_hz == corpus.RATE
+    assert recording.rate_hz == wfdb_files.RATE
     if case.name in BEYOND_WFDB:
-        np.testing.assert_allclose(recording.signal_mV, corpus.ecg() / 1000, atol=1e-6)
+        np.testing.assert_allclose(recording.signal_mV, wfdb_files.ecg() / 1000, atol=1e-6)
         return
     corpus.write([case], tmp_path)
     read = expanded if case.name == "two_samples_a_frame" else reference.read
@@ -162,13 +163,13 @@ def test_derived_leads_obey_einthoven_and_goldberger() -> None:
     i, ii, iii, avr, avl, avf = recording.signal_mV[:6]
     np.testing.assert_allclose(iii, ii - i, atol=1e-6)
     np.testing.assert_allclose(avr + avl + avf, 0, atol=1e-6)
-    np.testing.assert_allclose(recording.signal_mV[:6], corpus.ecg()[:6] / 1000, atol=1.1e-3)
+    np.testing.assert_allclose(recording.signal_mV[:6], wfdb_files.ecg()[:6] / 1000, atol=1.1e-3)
 
 
 def test_missing_samples_are_nan_and_nothing_else_is() -> None:
     recording = decoded(next(case for case in VALID if case.name == "missing_samples"))
     assert isinstance(recording, Recording)
-    expected = np.zeros((12, corpus.SAMPLES), bool)
+    expected = np.zeros((12, wfdb_files.SAMPLES), bool)
     expected[2, 100:120] = True
     np.testing.assert_array_equal(np.isnan(recording.signal_mV), expected)
 
@@ -187,7 +188,7 @@ def test_a_gap_and_an_absent_lead_of_a_segment_are_nan() -> None:
 @pytest.mark.parametrize("baseline", [0, -17, 2**22, 2**31])
 def test_millivolts_are_those_of_float64_rounded_once(gain: float, baseline: int) -> None:
     digital = np.random.default_rng(1).integers(-32768, 32767, (12, 500))
-    files = corpus.record(digital=digital, gain=f"{gain!r}({baseline})/mV")
+    files = wfdb_files.record(digital=digital, gain=f"{gain!r}({baseline})/mV")
     recording = decode("x", files["r.hea"], files)
     assert isinstance(recording, Recording)
     np.testing.assert_array_equal(
@@ -231,7 +232,7 @@ def test_an_unexpected_failure_is_told_by_its_type_only(monkeypatch: pytest.Monk
         raise MemoryError("/home/hans")
 
     monkeypatch.setattr(wfdb, "decode_leads", fail)
-    files = corpus.record()
+    files = wfdb_files.record()
     got = decode("x", files["r.hea"], files)
     assert isinstance(got, Rejected)
     assert (got.reason, got.detail) == (Reason.UNDECODABLE, "the decoder failed: MemoryError")
@@ -242,14 +243,17 @@ def test_a_full_disk_is_not_blamed_on_the_record(monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(wfdb_formats.tempfile, "TemporaryDirectory", fail)
-    files = corpus.record(fmt=310)
+    files = wfdb_files.record(fmt=310)
     with pytest.raises(OSError, match="No space left"):
         decode("x", files["r.hea"], files)
 
 
 # --- Hostile bytes ---------------------------------------------------------------------------------------------------
 
-SMALL = corpus.record(digital=corpus.ecg(60)), corpus.record(fmt=212, digital=corpus.ecg(60, gain=500.0))
+SMALL = (
+    wfdb_files.record(digital=wfdb_files.ecg(60)),
+    wfdb_files.record(fmt=212, digital=wfdb_files.ecg(60, gain=500.0)),
+)
 
 
 @settings(max_examples=250, deadline=None)
@@ -297,3 +301,26 @@ def test_a_small_file_with_large_claims_allocates_nothing(first: str) -> None:
         tracemalloc.stop()
     assert isinstance(got, Rejected)
     assert peak < 1_000_000
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"r 1 500 10\nr.dat 16" + b" " * 1_000_000 + b"(",
+        b"r 1 500 10\nr.dat 16 " + b"1" * 1_000_000,
+        b"r 1 500 10\nr.dat 16 " + b"1 " * 500_000 + b"(",
+        b"r 1 500 10\nr.dat 16 " + b"a" * 1_000_000 + b" /",
+        b"r 1 500 10\n" + b"a/" * 500_000 + b" 16",
+        b"r" + b" " * 1_000_000 + b"x",
+        b"\n" * 1_000_000,
+        b"r/4096 12 500 4096\n" + b"r_1 1\n" * 4096,
+    ],
+    ids=range(8),
+)
+def test_long_lines_take_no_long_time(header: bytes) -> None:
+    segment = wfdb_files.record("r_1", digital=wfdb_files.ecg(1))
+    start = time.process_time()
+    got = decode("x", header, segment)
+    assert time.process_time() - start < 10
+    assert isinstance(got, Rejected) or got.signal_mV.shape == (12, 4096)

@@ -13,7 +13,7 @@ from screening.archive.wfdb_formats import BITS, FLAC, bytes_of, flac_claims, mi
 from screening.archive.wfdb_header import Signal
 from screening.contract import LEADS, Reason
 from screening.recording import Recording, Rejected
-from tests import corpus
+from tests import wfdb_files
 from tests.archive import reference
 
 BARE = [fmt for fmt in BITS if fmt not in FLAC]
@@ -31,7 +31,7 @@ def test_every_length_of_every_format_comes_back(fmt: int, frames: int, leads: i
     top = 100 if fmt == 8 else (1 << BITS[fmt] - 1) - 1
     digital = np.random.default_rng(fmt).integers(-top // 2, top // 2, (leads, frames))
     digital[0, -1] = top // 2 if fmt == 8 else top
-    stored = corpus.encode(fmt, digital)
+    stored = wfdb_files.encode(fmt, digital)
     assert bytes_of(fmt, frames * leads) <= len(stored)
     assert samples_in(fmt, bytes_of(fmt, frames * leads)) >= frames * leads
     got = samples(fmt, b"head" + stored, 4, frames, signals(leads, initial=tuple(digital[:, 0].tolist())), 500.0)
@@ -63,7 +63,7 @@ def test_missing_is_the_lowest_value() -> None:
 @pytest.mark.parametrize("fmt", ["80", "212", "16", "24", "32", "508", "516", "524"])
 def test_what_wfdb_writes_is_read_with_the_same_samples(fmt: str, tmp_path: Path) -> None:
     gain = {"80": 50.0, "508": 50.0, "212": 300.0}.get(fmt, 1000.0)
-    digital = corpus.ecg(1001, gain=gain)
+    digital = wfdb_files.ecg(1001, gain=gain)
     if fmt != "508":
         digital[3, 17:20] = missing_value(int(fmt))
     reference.write(tmp_path, fmt, digital, gain, 3, list(LEADS))
@@ -77,7 +77,7 @@ def test_what_wfdb_writes_is_read_with_the_same_samples(fmt: str, tmp_path: Path
 
 
 def test_flac_claims_are_checked_before_decoding() -> None:
-    stream = corpus.encode(516, corpus.ecg(800)[:8])  # FLAC holds eight channels at most
+    stream = wfdb_files.encode(516, wfdb_files.ecg(800)[:8])  # FLAC holds eight channels at most
     claims = flac_claims(stream)
     assert claims is not None
     assert claims == (8, 16, 800)
@@ -94,7 +94,7 @@ def test_flac_claims_are_checked_before_decoding() -> None:
 
 
 def test_flac_that_lies_about_its_length_is_refused() -> None:
-    stream = bytearray(corpus.encode(516, corpus.ecg(800)[:8]))
+    stream = bytearray(wfdb_files.encode(516, wfdb_files.ecg(800)[:8]))
     stream[22:26] = (5000).to_bytes(4)  # total samples in the stream's first block
     lines = [f"r.dat 516 1000/mV 16 0 0 0 0 {lead}" for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")]
     got = decode("x", "\n".join(["r 8 500 5000", *lines]).encode(), {"r.dat": bytes(stream)})
@@ -103,10 +103,10 @@ def test_flac_that_lies_about_its_length_is_refused() -> None:
 
 
 def test_matlab_matrix_is_recognised_only_when_the_file_is_exactly_one() -> None:
-    data = corpus.matlab(corpus.ecg(50))
+    data = wfdb_files.matlab(wfdb_files.ecg(50))
     assert matlab4_matrix(data) == (12, 50, 2, 24)
     assert matlab4_matrix(data[:-1]) is None
-    assert matlab4_matrix(corpus.encode(16, corpus.ecg(50))) is None
+    assert matlab4_matrix(wfdb_files.encode(16, wfdb_files.ecg(50))) is None
     assert matlab4_matrix(b"") is None
 
 

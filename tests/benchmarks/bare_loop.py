@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
+from screening.contract import CARRIED_COLUMNS
 from screening.model.bundle import PRETRAINED, load_bundle
 from screening.recording import Recording, Rejected
 from screening.run.fingerprint import CPU_BATCH
-from screening.run.stages import CARRIED, Scorer, decode_shard, results_bytes
+from screening.run.stages import Scorer, decode_shard, results_bytes
 from screening.settings import RunSettings
 
 IDENTITY = ("model_name", "model_version", "bundle_sha256", "input_contract_sha256", "run_id")
@@ -79,7 +80,7 @@ def screen_shard(out: Path, shard: tuple[int, pa.Table]) -> dict[str, float]:
 def shards(catalog_path: str, records: int) -> Iterator[tuple[int, pa.Table]]:
     """Yield the catalog in tables of ``records`` rows."""
     catalog = open_catalog(catalog_path)
-    whole = pa.Table.from_batches(catalog.iter_batches(list(CARRIED), with_location=True))
+    whole = pa.Table.from_batches(catalog.iter_batches(list(CARRIED_COLUMNS), with_location=True))
     for number, first in enumerate(range(0, whole.num_rows, records)):
         yield number, whole.slice(first, records).combine_chunks()
 

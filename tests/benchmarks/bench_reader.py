@@ -74,9 +74,7 @@ def main() -> None:
     ratios = {
         name: [s / o for s, o in zip(seconds[name], ours, strict=True)] for name in seconds if name != "screening"
     }
-    print(
-        f"{len(headers)} records, {options.rounds} rounds; median (lowest-highest) over rounds of the median record\n"
-    )
+    print(f"{len(headers)} records, {options.rounds} rounds; median record, (lowest-highest) round\n")
     for name, values in ratios.items():
         print(f"{name:>16} / screening: {statistics.median(values):6.2f}  ({min(values):.2f}-{max(values):.2f})")
     print()

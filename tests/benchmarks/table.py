@@ -36,11 +36,12 @@ class Row:
     """One line of the table: what was compared, and how it came out."""
 
     what: str  # "screening run / bare loop, records/s after start-up"
-    ratio: Spread | None  # None: refused, and ``limit`` says why
+    ratio: Spread | None  # None: refused
     ours: str
     theirs: str
-    limit: str  # what limits ours, or why there is no ratio
+    limit: str  # what limits ours
     aim: str = ""  # ">= 0.85"
+    refused: str | None = None  # why there is no ratio
 
 
 @dataclass(frozen=True)
@@ -53,26 +54,13 @@ class Report:
 
 
 def show(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for people: ratio, range and aim first, then what was measured and what limits it."""
-    head = ("ratio", "range", "aim", "what", "ours", "theirs", "limited by")
-    cells = [
-        (
-            f"{row.ratio.median:.2f}" if row.ratio else "none",
-            f"{row.ratio.low:.2f}-{row.ratio.high:.2f}" if row.ratio else "",
-            row.aim,
-            row.what,
-            row.ours,
-            row.theirs,
-            row.limit,
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
-    lines = (
-        "  ".join(cell.rjust(width) if i < 3 else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths)))
-        for line in (head, *cells)
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    """Return the rows as a table for people, ratios first; below each what was measured and what limits it."""
+    lines = [f"{'ratio':>8}  {'range':<13}  {'aim':<7}  what"]
+    for row in rows:
+        ratio, span = (f"{row.ratio.median:.2f}", f"{row.ratio.low:.2f}-{row.ratio.high:.2f}") if row.ratio else ("-", "")
+        lines.append(f"{ratio:>8}  {span:<13}  {row.aim:<7}  {row.what}")
+        lines += [" " * 34 + part for part in (f"{row.ours}; against {row.theirs}", f"no ratio: {row.refused}" if row.refused else f"limited by {row.limit}")]
+    return "\n".join(lines)
 
 
 def machine() -> dict[str, Any]:

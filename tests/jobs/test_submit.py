@@ -67,8 +67,22 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     environment.pop("RAY_ADDRESS", None)
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--port", str(port), "--num-cpus", "2", "--disable-usage-stats", "--block"]
-    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--ray-client-server-port", str(free_port())]
-    command += ["--object-store-memory", str(2**29), "--temp-dir", f"/tmp/sr{os.getpid()}", "--node-ip-address", "127.0.0.1"]
+    command += [
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(dashboard),
+        "--ray-client-server-port",
+        str(free_port()),
+    ]
+    command += [
+        "--object-store-memory",
+        str(2**29),
+        "--temp-dir",
+        f"/tmp/sr{os.getpid()}",
+        "--node-ip-address",
+        "127.0.0.1",
+    ]
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     found = Head(f"http://127.0.0.1:{dashboard}", environment)
@@ -107,7 +121,17 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    entry = ("screen.py", "--catalog", catalog, "--out", tmp_path / "runs", "--model", bundle.path, "--shard-records", "32")
+    entry = (
+        "screen.py",
+        "--catalog",
+        catalog,
+        "--out",
+        tmp_path / "runs",
+        "--model",
+        bundle.path,
+        "--shard-records",
+        "32",
+    )
     done = head.submit("screen-2026-11-22", *entry)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "150 records: " in done.stdout

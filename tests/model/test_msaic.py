@@ -66,7 +66,7 @@ def test_a_branch_sees_its_receptive_field_and_no_more(dilation: int) -> None:
             assert bool(difference > 0) is seen
 
 
-def test_receptive_fields_follow_the_formula_of_the_paper() -> None:
+def test_receptive_fields_follow_the_formula() -> None:
     config = MSAICConfig(kernel=7, blocks=3, dilations=(1, 2, 4, 8))
     assert [config.receptive_field(d) for d in config.dilations] == [19, 37, 73, 145]
 

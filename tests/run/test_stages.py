@@ -12,10 +12,10 @@ import torch
 
 from screening.archive.reader import ArchiveReader
 from screening.attribution.permutation import DonorSet
-from screening.contract import LEADS, REASONS, RESULT_COLUMNS, Reason, result_schema
+from screening.contract import CARRIED_COLUMNS, LEADS, REASONS, RESULT_COLUMNS, Reason, result_schema
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
-from screening.run.stages import CARRIED, Scorer, decode_shard, results_bytes
+from screening.run.stages import Scorer, decode_shard, results_bytes
 from tests.bundles import make_bundle
 
 IDENTITY = {
@@ -45,7 +45,7 @@ def outcomes(ptbxl: Path) -> list[Recording | Rejected]:
 
 
 def planned(outcomes: list[Recording | Rejected]) -> pa.Table:
-    columns = {name: pa.nulls(len(outcomes), result_schema().field(name).type) for name in CARRIED}
+    columns = {name: pa.nulls(len(outcomes), result_schema().field(name).type) for name in CARRIED_COLUMNS}
     columns["record_id"] = pa.array([outcome.record_id for outcome in outcomes])
     columns["patient_key"] = pa.array([f"patient of {outcome.record_id}" for outcome in outcomes])
     return pa.table(columns)

@@ -12,7 +12,15 @@ from tests.bundles import TINY
 
 FIT = FitSettings(epochs=3, batch_size=16, augmentation=Augmentation(crop_samples=200))
 SETTINGS = TrainSettings(
-    name="tiny", train_folds=(1, 2), tune_folds=(3,), resamples=20, network=TINY, fit=FIT, workers=0
+    name="tiny",
+    data="Noise",
+    citation="Made up by a generator. Licence: none.",
+    train_folds=(1, 2),
+    tune_folds=(3,),
+    resamples=20,
+    network=TINY,
+    fit=FIT,
+    workers=0,
 )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -97,6 +96,18 @@ def checkpoints(folder: Path) -> int:
     return len(list(folder.glob("checkpoint_*/state.pt")))
 
 
+def descendants() -> list[int]:
+    """Return the processes that this one started, and those that they started."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -130,12 +141,10 @@ def test_two_gloo_workers_survive_the_loss_of_one(tmp_path: Path) -> None:
 
     def kill_one() -> None:
         wait_for(lambda: checkpoints(tmp_path / "pair") >= 2)
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    lost.append(process.pid)
-                    process.kill()
-                    return
+        lost.append(
+            next(pid for pid in descendants() if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        )
+        os.kill(lost[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
