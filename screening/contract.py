@@ -50,7 +50,14 @@ def lead_of(name: str) -> str | None:
 
 # --- Units -----------------------------------------------------------------------------------------------------------
 
-_MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\N{MICRO SIGN}v": 1e-3, "\N{GREEK SMALL LETTER MU}v": 1e-3, "nv": 1e-6}
+_MV_PER_UNIT = {
+    "v": 1e3,
+    "mv": 1.0,
+    "uv": 1e-3,
+    "\N{MICRO SIGN}v": 1e-3,
+    "\N{GREEK SMALL LETTER MU}v": 1e-3,
+    "nv": 1e-6,
+}
 
 
 def mV_per_unit(unit: str) -> float | None:

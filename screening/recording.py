@@ -23,7 +23,9 @@ class Recording:
 
     def __post_init__(self) -> None:
         if self.signal_mV.ndim != 2 or self.signal_mV.shape[0] != N_LEADS or self.signal_mV.dtype != np.float32:
-            raise ValueError(f"signal_mV must be float32 (12, samples), not {self.signal_mV.dtype} {self.signal_mV.shape}")
+            raise ValueError(
+                f"signal_mV must be float32 (12, samples), not {self.signal_mV.dtype} {self.signal_mV.shape}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,8 @@ def load_settings(model: type[S], path: str | Path | None, overrides: dict[str, 
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         top = str(first["loc"][0]) if first["loc"] else ""
-        if top in given:
-            source = f"--{top.replace('_', '-')}"
-        else:
-            source = f"{path}, line {lines.get(key) or lines.get(top, 1)}: {key}"
+        option, place = f"--{top.replace('_', '-')}", f"{path}, line {lines.get(key) or lines.get(top, 1)}: {key}"
+        source = option if top in given else place
         known = f"; known keys are {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
         raise UserError(f"{source}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}{known}") from error

@@ -133,7 +133,7 @@ class Folder:
 
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""
-        return self._opened[0].open(self.path(name), "rb")  # type: ignore[no-any-return]
+        return self._opened[0].open(self.path(name), "rb")
 
     def size(self, name: str) -> int:
         """Return the size of file ``name`` in bytes."""

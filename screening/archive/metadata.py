@@ -256,7 +256,7 @@ class _RowParser:
             values = batch.column(name)
             if not pa.types.is_nested(values.type):
                 values = values.cast(pa.string())
-            return values.to_pylist()  # type: ignore[no-any-return]
+            return values.to_pylist()
 
         rows = zip(
             *map(column, (mapping.path, mapping.patient_id, mapping.acquired_at, mapping.age, mapping.sex)),

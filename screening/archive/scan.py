@@ -220,7 +220,7 @@ class Scan:
 
     def _header(self, location: str) -> bytes | None:
         try:
-            return self._fs.cat_file(join(self._root, location))  # type: ignore[no-any-return]
+            return self._fs.cat_file(join(self._root, location))
         except (FileNotFoundError, PermissionError):  # of this one record; the run will say so
             return None
 

@@ -1,8 +1,8 @@
 """Lead-wise permutation importance: how much a record's logit falls when one lead is taken from other patients.
 
 The paper's operator (MSAIC-Net, arXiv 2606.06718; Breiman 2001, Random Forests, section 10): a lead is replaced by
-the same lead of a donor record. Swaps happen in filtered millivolts, on the network's own input. A limb lead swapped alone makes an
-ECG that no heart can produce (Hooker, Mentch & Zhou 2021), which is why the operator is named in what is written.
+the same lead of a donor record. Swaps happen in filtered millivolts, on the network's own input. A limb lead swapped
+alone makes an ECG that no heart can produce (Hooker, Mentch & Zhou 2021), which is why the operator is named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DonorSet:
         One a donor; a patient key may be None.
     """
 
-    signals_mV: np.ndarray  # noqa: N815
+    signals_mV: np.ndarray
     record_ids: tuple[str, ...]
     patient_keys: tuple[str | None, ...]
 
@@ -38,7 +38,7 @@ class DonorSet:
     def sha256(self) -> str:
         """Hash of the ids and samples: names the set."""
         digest = hashlib.sha256(canonical_json([self.record_ids, self.patient_keys]))
-        digest.update(np.ascontiguousarray(self.signals_mV))
+        digest.update(np.ascontiguousarray(self.signals_mV).data)
         return digest.hexdigest()
 
     def order(self, record_id: str, patient_key: str | None, *, count: int) -> np.ndarray:
@@ -67,10 +67,10 @@ class LeadImportance:
 
 def lead_importances(
     score: Callable[[Iterator[np.ndarray]], Iterator[float]],
-    signals_mV: np.ndarray,  # noqa: N803
+    signals_mV: np.ndarray,
     logits: Sequence[float],
     donors: Sequence[np.ndarray],
-    donor_signals_mV: np.ndarray,  # noqa: N803
+    donor_signals_mV: np.ndarray,
 ) -> list[LeadImportance | None]:
     """Return the lead importance of each record; None for a record with fewer than two donors.
 

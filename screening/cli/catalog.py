@@ -53,7 +53,7 @@ def command(
     Examples:
       screening catalog /data/ptb-xl --out ptbxl.catalog --deidentified --labels ptbxl-mi
       screening catalog s3://hospital/ecg --out /srv/ecg.catalog --metadata list.csv --mapping columns.yaml
-    """  # noqa: D301 - click wants the character, not two letters
+    """
     from screening.archive.catalog import build_catalog
     from screening.archive.labels import load_rule
     from screening.archive.metadata import load_mapping

@@ -110,11 +110,13 @@ def _found(run: Any, catalog: str) -> dict[str, Any]:
 
 
 def _text(url: str, counts: dict[str, Any], found: dict[str, Any], seconds: float) -> str:
-    auroc = found["auroc"]
+    auroc, planned = found["auroc"], f"{counts['planned']:,}"
+    python = Path(sys.executable).parent / "python"
     lines = [
         "",
-        f"{counts['planned']:,} simulated ECGs in, {counts['planned']:,} outcomes out, in {seconds:.0f} s:",
-        f"  {counts['scored']:,} scored, {counts['rejected']:,} rejected, {counts['flagged']:,} flagged and explained lead by lead",
+        f"{planned} simulated ECGs in, {planned} outcomes out, in {seconds:.0f} s:",
+        f"  {counts['scored']:,} scored, {counts['rejected']:,} rejected,",
+        f"  {counts['flagged']:,} flagged, and explained lead by lead",
         "",
         "What the simulator knows, and the network, trained on real ECGs only, was never told:",
         f"  AUROC {auroc['value']:.3f} (95% interval {auroc['low']:.3f}-{auroc['high']:.3f}), infarction against all others",
@@ -122,14 +124,15 @@ def _text(url: str, counts: dict[str, Any], found: dict[str, Any], seconds: floa
         "",
         "The highest scores:",
     ]
-    lines += [
-        f"  {row['record_id']}  probability {row['probability']:.3f}  leading leads {', '.join(row['leads']):<12}  truth {row['truth']}"
-        for row in found["highest"]
-    ]
+    for row in found["highest"]:
+        leads = ", ".join(row["leads"])
+        lines.append(
+            f"  {row['record_id']}  probability {row['probability']:.3f}  leads {leads:<14}  truth {row['truth']}"
+        )
     lines += [
         "",
         f"Results: {url}/results/*.parquet  (counts and hashes in manifest.json)",
-        f"Read them: {Path(sys.executable).parent}/python -c \"import pandas; print(pandas.read_parquet('{url}/results'))\"",
+        f"Read them: {python} -c \"import pandas; print(pandas.read_parquet('{url}/results'))\"",
         NOTICE,
     ]
     return "\n".join(lines)

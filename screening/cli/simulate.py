@@ -35,7 +35,11 @@ def command(dest: str, records: int, prevalence: float, seed: int, format_: str,
 
     settings = SimulationSettings(records=records, prevalence=prevalence, seed=seed)
     with tqdm(total=records, unit=" records", disable=as_json or not sys.stderr.isatty()) as bar:
-        summary = write_archive(dest, settings, progress=lambda count: bar.update(count) and None)
+
+        def show(count: int) -> None:
+            bar.update(count)
+
+        summary = write_archive(dest, settings, progress=show)
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=1, default=str))
     else:

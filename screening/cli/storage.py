@@ -22,7 +22,7 @@ def _parse(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 def storage_option(function: F) -> F:
-    """Add ``--storage-options JSON`` to a command: a dict for fsspec, also from the environment so that keys stay off the command line."""
+    """Add ``--storage-options JSON`` to a command, for fsspec; from the environment, keys stay off the command line."""
     return click.option(
         "--storage-options",
         envvar="SCREENING_STORAGE_OPTIONS",

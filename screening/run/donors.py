@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +112,7 @@ def _choose(catalog: Catalog, reader: ArchiveReader, preprocessing: Preprocessin
     return DonorSet(np.stack(signals) if signals else empty, tuple(ids), tuple(patients))
 
 
-def _ranked(catalog: Catalog) -> Iterator[tuple[bytes, dict[str, str | None]]]:
+def _ranked(catalog: Catalog) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for batch in catalog.iter_batches(["record_id", "patient_key"], with_location=True):
         for row in batch.to_pylist():
             yield hashlib.sha256(f"donor:{row['record_id']}".encode()).digest(), row

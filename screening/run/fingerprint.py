@@ -8,7 +8,6 @@ from typing import Any
 import numpy
 import pyarrow
 import scipy
-import torch
 
 CPU_BATCH = 32
 GPU_BATCH = 512
@@ -18,11 +17,15 @@ THREADS_PER_WORKER = 1
 
 def choose_device(wanted: str) -> str:
     """Return ``cuda`` or ``cpu`` for a setting of ``auto``, ``cuda`` or ``cpu``."""
+    import torch
+
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def numerics_fingerprint(device: str, *, batch_size: int | None = None) -> dict[str, Any]:
     """Return what the last bits of a score depend on, here and now, as JSON-able facts."""
+    import torch  # here, because the workers that read and write import this module too and need no torch
+
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
     else:

@@ -32,7 +32,7 @@ from screening.run.plan import Plan, results_name
 from screening.storage import Folder
 
 BEAT_S = 2.0
-EXPIRY_S = 12.0
+EXPIRY_S = 30.0
 
 
 @dataclass(frozen=True)

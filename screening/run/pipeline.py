@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from ray.data.block import BlockMetadata
 import screening
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
+from screening.cluster import cluster
 from screening.errors import UserError
 from screening.model.bundle import check_golden, load_bundle
 from screening.recording import Recording, Rejected
@@ -45,7 +45,6 @@ from screening.storage import Folder
 SCORER_CPUS, DECODER_CPUS, WRITER_CPUS = 0.5, 0.4, 0.1
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
-OBJECT_STORE_BYTES = 2**30
 RETRY_FIRST_S = 0.5
 
 T = TypeVar("T")
@@ -123,7 +122,7 @@ def screen(
     started = datetime.now(UTC)
 
     on_stage("starting Ray")
-    with _ray(address):
+    with cluster(address):
         fingerprint = _fingerprint(settings)
         donor_set = None
         if settings.attribution != "none":
@@ -243,35 +242,6 @@ def _finish(
 
 
 # --- Ray -------------------------------------------------------------------------------------------------------------
-
-
-class _ray:
-    """Join the cluster at ``address``, or start Ray on this machine and end it afterwards."""
-
-    def __init__(self, address: str | None) -> None:
-        self.address = address
-        self.ours = False
-
-    def __enter__(self) -> None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for Ray's developers
-        if ray.is_initialized():
-            return
-        self.ours = True
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        if self.address or os.environ.get("RAY_ADDRESS"):
-            try:
-                ray.init(address=self.address or "auto", **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"cannot reach a Ray cluster at {self.address or os.environ['RAY_ADDRESS']}: {error}; "
-                    "check the address, and RAY_AUTH_MODE=token where it asks for a token"
-                ) from error
-            return
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-
-    def __exit__(self, *_: object) -> None:
-        if self.ours:
-            ray.shutdown()
 
 
 def _fingerprint(settings: RunSettings) -> dict[str, Any]:

@@ -138,8 +138,8 @@ class Scorer:
     donors_per_record
         Donors K a record.
     device, batch_size
-        Where, and in what padded batch, the network runs. The batch shape never varies, because libraries choose their algorithms,
-        and so the last bits, by shape.
+        Where, and in what padded batch, the network runs. The batch shape never varies, because libraries choose
+        their algorithms, and so the last bits, by shape.
     """
 
     def __init__(

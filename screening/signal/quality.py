@@ -29,7 +29,7 @@ NOISE_TOP_HZ = 125.0
 """Electromyogram and amplifier noise are measured from 40 Hz up to here, or to the Nyquist frequency."""
 MAINS_HZ = (50.0, 60.0)
 FLAT_BLOCK_S = 0.2
-FLAT_STEP_MV = 5e-4  # noqa: N816 - half a microvolt: less than one step of any recorder
+FLAT_STEP_MV = 5e-4
 PLATEAU_S = 0.02
 """A QRS peak stands still for one or two samples; an amplifier at its limit for longer."""
 
@@ -43,21 +43,21 @@ class QualityLimits:
 
     max_missing_fraction: float = 0.05  # (0, 0) half a second may hide one beat, not more
     max_flat_fraction: float = 0.5  # (0.04, 0.72: an electrode off)
-    min_lead_amplitude_mV: float = 0.03  # noqa: N815 (0.12 at the 0.1st percentile, 0.01: the same record)
+    min_lead_amplitude_mV: float = 0.03
     max_clipped_fraction: float = 0.1  # (0.01, 0.01)
-    min_amplitude_mV: float = 0.15  # noqa: N815 (0.95 at the 0.1st percentile, 0.83) read 1000 times too small: below 0.02
-    max_amplitude_mV: float = 15.0  # noqa: N815 (7.7, 12.2) read 1000 times too large: above 800
+    min_amplitude_mV: float = 0.15
+    max_amplitude_mV: float = 15.0
     # IEC 60601-2-25 allows an amplitude error of 5% or 40 uV, so that half the limb leads' size is no amplifier's fault.
-    max_einthoven_mV: float = 0.05  # noqa: N815 (0.0004, 0.0004) and, together with it,
+    max_einthoven_mV: float = 0.05
     max_einthoven_share: float = 0.5  # of the limb leads' root mean square
-    max_noise_mV: float = 0.3  # noqa: N815 (0.066, 0.11)
+    max_noise_mV: float = 0.3
 
     flag_flat_fraction: float = 0.1
     flag_clipped_fraction: float = 0.02
-    flag_einthoven_mV: float = 0.04  # noqa: N815 the error that IEC 60601-2-25 allows
-    flag_mains_mV: float = 0.03  # noqa: N815 (99.8th percentile)
-    flag_baseline_mV: float = 0.9  # noqa: N815 (99th percentile)
-    flag_noise_mV: float = 0.05  # noqa: N815 (99.6th percentile)
+    flag_einthoven_mV: float = 0.04
+    flag_mains_mV: float = 0.03
+    flag_baseline_mV: float = 0.9
+    flag_noise_mV: float = 0.05
     flag_reversal: float = -0.3  # correlation of I with V6, for QRS and T alike
     flag_identical: float = 0.9999  # correlation of two chest leads
 
@@ -83,7 +83,7 @@ def quality_settings() -> dict[str, float]:
     return asdict(LIMITS)
 
 
-def assess(signals_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:  # noqa: N803
+def assess(signals_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:
     """Measure recordings of one rate and length.
 
     Parameters
@@ -198,7 +198,8 @@ def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
     amplitude = np.median(np.ptp(windows, axis=2), axis=1)  # median over fifths: one artefact does not count
     limb = {lead: ecg[LEADS.index(lead)] for lead in LEADS[:6]}
     residual = [
-        float(np.std(limb[lead] - of_i * limb["I"] - of_ii * limb["II"])) for lead, (of_i, of_ii) in DERIVED_LEADS.items()
+        float(np.std(limb[lead] - of_i * limb["I"] - of_ii * limb["II"]))
+        for lead, (of_i, of_ii) in DERIVED_LEADS.items()
     ]
     limb_size = float(np.sqrt(np.mean(np.square(ecg[:6]))))
     qrs, t = spectrum.likeness(*QRS_BAND_HZ), spectrum.likeness(*T_BAND_HZ)

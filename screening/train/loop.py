@@ -11,11 +11,9 @@ Workers on other machines must see the folder under the same path.
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +84,13 @@ def fit_on_ray(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    from screening.cluster import cluster
+
     # How often the controller looks for reports; each epoch waits for it, and Ray's 2 s are long beside small epochs.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     data = folder / DATA
     _write_arrays(data, {"train": train, "tune": tune})
-    with _cluster(address):
+    with cluster(address):
         resources = ray.cluster_resources()
         if (cpus := resources.get("CPU", 0)) < settings.workers:
             raise UserError(
@@ -213,25 +213,3 @@ def _save_state(state: Mapping[str, Any], path: Path) -> None:
 def _load_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Join the Ray cluster at ``address`` or that of a job, or start Ray on this machine and end it afterwards."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address or os.environ.get("RAY_ADDRESS"):
-            ray.init(address=address or "auto", **quiet)
-        else:
-            ray.init(address="local", include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot reach the Ray cluster at {address or 'this machine'}: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()

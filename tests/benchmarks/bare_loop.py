@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bare_loop --catalog CATALOG --out DIR --processes P --threads T [--model BUNDLE]
 
-It reads, decodes, scores and writes by the same functions, in the same padded batch, to as many files of as many records.
-Several processes take shards from one queue, so that none waits for another. Prints JSON: seconds of a core by stage.
+It reads, decodes, scores and writes by the same functions, in the same padded batch, to as many files of
+as many records. Several processes take shards from one queue, so that none waits for another.
+Prints JSON: seconds of a core by stage.
 """
 
 from __future__ import annotations

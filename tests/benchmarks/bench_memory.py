@@ -32,7 +32,7 @@ SETTLED = 0.2
 """Growth is counted from when this share of the records is done: by then everything is loaded."""
 
 
-def memory_MB(pid: int) -> dict[str, float] | None:  # noqa: N802 - the unit
+def memory_MB(pid: int) -> dict[str, float] | None:
     """Return resident, anonymous, shared and highest resident memory of a process, None when it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

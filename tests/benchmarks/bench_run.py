@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_run --archive DIR [--model BUNDLE] [--sizes 2663,10652] [--rounds R] [--json OUT]
 
-Every contender is a process of its own, the run the real command, and they take turns, so that whatever else the machine
-does meets all alike. Each does two sizes of one archive, t1 seconds for n1 records and t2 for n2, and then
+Every contender is a process of its own, the run the real command, and they take turns, so that whatever else the
+machine does meets all alike. Each does two sizes of one archive, t1 seconds for n1 records and t2 for n2, and then
 
     steady rate = (n2 - n1) / (t2 - t1)        start-up = t1 - n1 / rate
 
@@ -61,8 +61,19 @@ def contenders(model: Path | None) -> tuple[Contender, list[Contender], Contende
     cores = os.cpu_count() or 1
 
     def run(archive: Path, out: Path) -> tuple[str, list[str | Path]]:
-        arguments = ["run", "--catalog", catalog_of(archive), "--out", out, "--attribution", "none", "--json"]
-        return "screening", [*arguments, "--device", "cpu", *bundle]
+        arguments: list[str | Path] = [
+            "run",
+            "--device",
+            "cpu",
+            "--catalog",
+            catalog_of(archive),
+            "--out",
+            out,
+            "--attribution",
+            "none",
+            "--json",
+        ]
+        return "screening", [*arguments, *bundle]
 
     def bare(processes: int, threads: int) -> Contender:
         def command(archive: Path, out: Path) -> tuple[str, list[str | Path]]:
@@ -264,9 +275,7 @@ def _plain(values: dict[str, dict[int, Any]]) -> dict[str, dict[int, Any]]:
     return {name: dict(by_size) for name, by_size in values.items()}
 
 
-def _row(
-    what: str, ratios: Sequence[float], ours: str, theirs: str, limit: str, why: str | None, aim: str = ""
-) -> Row:
+def _row(what: str, ratios: Sequence[float], ours: str, theirs: str, limit: str, why: str | None, aim: str = "") -> Row:
     return Row(what, None if why else spread(ratios), ours, theirs, limit, aim, why)
 
 
@@ -280,14 +289,12 @@ def _limits(
 ) -> str:
     """Say from the bare loop's own clock where a core's time goes, and from the machine's what Ray adds."""
     stages = [loop for loop in loops if loop["records"] == records]
-    share = {
-        stage: sum(loop[stage] for loop in stages) for stage in ("score", "decode and quality", "read", "write")
-    }
+    share = {stage: sum(loop[stage] for loop in stages) for stage in ("score", "decode and quality", "read", "write")}
     whole = sum(share.values())
     text = ", ".join(f"{stage} {100 * value / whole:.0f}%" for stage, value in share.items())
-    extra = [_per_thousand(ours, sizes), _per_thousand(theirs, sizes)]
-    if None not in extra:
-        text += "; {:.2f} core seconds a 1,000 records, the loop {:.2f}".format(*extra)
+    used, least = _per_thousand(ours, sizes), _per_thousand(theirs, sizes)
+    if used is not None and least is not None:
+        text += f"; {used:.2f} core seconds for 1,000 records, the loop {least:.2f}"
     return f"cores: {text}"
 
 

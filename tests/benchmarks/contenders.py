@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,20 @@ def _cpu_seconds() -> float | None:
 
 
 def archive_of(source: Path, dest: Path, records: int) -> Path:
-    """Lay out ``records`` records from those of ``source``, in folders that repeat it by hard links, or copies where
-    those cannot be, and catalog them by listing. Returns the archive; the catalog is `catalog_of` it.
+    """Lay out ``records`` records from those of ``source`` and catalog them by listing; return the archive.
+
+    Folders repeat ``source`` by hard links, or by copies where those cannot be.
 
     Raises
     ------
     Failed
         There is no WFDB record in ``source``.
     """
-    headers = sorted(source.rglob("*.hea"))
+    files: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            files[file.with_suffix("")].append(file)
+    headers = [file for group in files.values() for file in group if file.suffix == ".hea"]
     if not headers:
         raise Failed(f"there is no WFDB header (*.hea) in {source}; name an archive of WFDB records with --archive")
     archive = dest / f"archive-{records}"
@@ -84,7 +90,7 @@ def archive_of(source: Path, dest: Path, records: int) -> Path:
         header = headers[which]
         folder = archive / f"copy-{repeat:04d}" / header.parent.relative_to(source)
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (header, header.with_suffix(".dat")):
+        for file in files[header.with_suffix("")]:
             _link(file, folder / file.name)
     build_catalog(str(archive), str(catalog_of(archive)), deidentified=True)
     return archive

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.naive ARCHIVE OUT.parquet [--model BUNDLE]
 
-It uses our network and its bundle, because that is given; everything else is what the manuals of wfdb and scipy show. It
-does less than `screening run`: no quality measures, no checksums, no pseudonyms, no resume.
+It uses our network and its bundle, because that is given; everything else is what the manuals of wfdb and scipy
+show. It does less than `screening run`: no quality measures, no checksums, no pseudonyms, no resume.
 """
 
 from __future__ import annotations

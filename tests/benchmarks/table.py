@@ -57,9 +57,11 @@ def show(rows: Sequence[Row]) -> str:
     """Return the rows as a table for people, ratios first; below each what was measured and what limits it."""
     lines = [f"{'ratio':>8}  {'range':<13}  {'aim':<7}  what"]
     for row in rows:
-        ratio, span = (f"{row.ratio.median:.2f}", f"{row.ratio.low:.2f}-{row.ratio.high:.2f}") if row.ratio else ("-", "")
+        ratio = f"{row.ratio.median:.2f}" if row.ratio else "none"
+        span = f"{row.ratio.low:.2f}-{row.ratio.high:.2f}" if row.ratio else ""
+        why = f"no ratio: {row.refused}" if row.refused else f"limited by {row.limit}"
         lines.append(f"{ratio:>8}  {span:<13}  {row.aim:<7}  {row.what}")
-        lines += [" " * 34 + part for part in (f"{row.ours}; against {row.theirs}", f"no ratio: {row.refused}" if row.refused else f"limited by {row.limit}")]
+        lines += [f"{'':34}{part}" for part in (f"{row.ours}; against {row.theirs}", why)]
     return "\n".join(lines)
 
 

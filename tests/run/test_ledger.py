@@ -86,7 +86,7 @@ def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
 
 
 def hold(url: str, ready: object, seconds: float) -> None:
-    with ledger.Lease(Folder(url), expiry_s=1.0, beat_s=0.1):
+    with ledger.Lease(Folder(url), expiry_s=20.0, beat_s=0.1):
         ready.set()  # type: ignore[attr-defined]
         time.sleep(seconds)
 
@@ -98,12 +98,12 @@ def run_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def test_a_second_runner_is_refused_with_who_holds_it_and_served_when_it_ends(run_folder: Folder) -> None:
     with (
-        ledger.Lease(run_folder, expiry_s=2.0, beat_s=0.1),
+        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
         pytest.raises(UserError, match=rf"is being run by process {os.getpid()} on \S+; wait for it to end"),
-        ledger.Lease(run_folder, expiry_s=2.0, beat_s=0.1),
+        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
     ):
         pytest.fail("two runners hold one lease")
-    with ledger.Lease(run_folder, expiry_s=2.0, beat_s=0.1) as lease:
+    with ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1) as lease:
         assert not lease.lost.is_set()
 
 
@@ -113,11 +113,11 @@ def test_the_lease_of_a_killed_runner_is_taken_over(tmp_path: Path) -> None:
     holder = context.Process(target=hold, args=(str(tmp_path), ready, 60))
     holder.start()
     assert ready.wait(30)
-    with pytest.raises(UserError, match=f"process {holder.pid} on"), ledger.Lease(Folder(str(tmp_path)), expiry_s=2.0):
+    with pytest.raises(UserError, match=f"process {holder.pid} on"), ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pytest.fail("a living runner lost its lease")
     holder.kill()
     holder.join()
-    with ledger.Lease(Folder(str(tmp_path)), expiry_s=2.0):
+    with ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pass
 
 
@@ -143,16 +143,18 @@ def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Fol
 def test_of_many_who_try_at_once_one_gets_the_lease(tmp_path: Path) -> None:
     got: list[str] = []
     refused: list[str] = []
-    together = threading.Barrier(6)
+    together, over = threading.Barrier(6), threading.Event()
 
     def attempt() -> None:
         together.wait()
         try:
-            with ledger.Lease(Folder(str(tmp_path)), expiry_s=2.0, beat_s=0.05):
+            with ledger.Lease(Folder(str(tmp_path)), expiry_s=30.0, beat_s=0.1):
                 got.append("held")
-                time.sleep(3.0)
+                over.wait(30)
         except UserError as error:
             refused.append(str(error))
+        if len(refused) == 5:
+            over.set()
 
     threads = [threading.Thread(target=attempt) for _ in range(6)]
     for thread in threads:

@@ -39,7 +39,7 @@ _BANDS = {
 }
 
 
-def median_beat(signal_mV: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:  # noqa: N803
+def median_beat(signal_mV: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the median beat (12, samples) and the places of the beats in (12, n) at RATE_HZ; None with fewer than 3."""
     ecg = sosfiltfilt(_BANDS["ecg"], signal_mV, axis=1)
     steep = np.diff(sosfiltfilt(_BANDS["qrs"], signal_mV[_INDEPENDENT], axis=1), axis=1, prepend=0)
@@ -58,7 +58,7 @@ def median_beat(signal_mV: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None: 
     return np.median(beats, axis=1), peaks
 
 
-def measure(signal_mV: np.ndarray) -> dict[str, float]:  # noqa: N803
+def measure(signal_mV: np.ndarray) -> dict[str, float]:
     """Return the measures of one ECG (12, n) in mV at RATE_HZ; NaN where one cannot be taken."""
     found = median_beat(signal_mV)
     if found is None:
