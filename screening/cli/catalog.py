@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from screening.cli.storage import storage_option
+
 if TYPE_CHECKING:
     from screening.archive.catalog import CatalogSummary
     from screening.archive.identity import PseudonymKey
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Pseudonym key; made if absent. Default: $SCREENING_PSEUDONYM_KEY, then ~/.config/screening/pseudonym.key.",
 )
-@click.option("--storage-options", metavar="JSON", help="""File system options: '{"anon": true}' for public S3.""")
+@storage_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     archive_url: str,
@@ -42,7 +44,7 @@ def command(
     labels: str | None,
     deidentified: bool,
     key_file: str | None,
-    storage_options: str | None,
+    storage_options: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Make or renew the catalog of an archive: one row for every record.
@@ -57,30 +59,24 @@ def command(
     from screening.archive.catalog import build_catalog
     from screening.archive.labels import load_rule
     from screening.archive.metadata import load_mapping
-    from screening.errors import UserError
 
     counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
-    try:
-        options = _options(storage_options)
-        rule = load_rule(labels) if labels else None
-        columns = load_mapping(mapping) if mapping else None
-        key, note = _key(key_file, deidentified)
-        if note:
-            click.echo(note, err=True)
-        summary = build_catalog(
-            archive_url,
-            out,
-            metadata=metadata,
-            mapping=columns,
-            labels=rule,
-            deidentified=deidentified,
-            key=key,
-            storage_options=options,
-            progress=counter,
-        )
-    except UserError as error:
-        counter.clear()
-        raise click.ClickException(str(error)) from error
+    rule = load_rule(labels) if labels else None
+    columns = load_mapping(mapping) if mapping else None
+    key, note = _key(key_file, deidentified)
+    if note:
+        click.echo(note, err=True)
+    summary = build_catalog(
+        archive_url,
+        out,
+        metadata=metadata,
+        mapping=columns,
+        labels=rule,
+        deidentified=deidentified,
+        key=key,
+        storage_options=storage_options,
+        progress=counter,
+    )
     counter.clear()
     click.echo(_as_json(summary) if as_json else _as_text(summary, labelled=rule is not None))
 
@@ -92,20 +88,6 @@ def _key(key_file: str | None, deidentified: bool) -> tuple[PseudonymKey | None,
     if deidentified and key_file is None:
         return None, None
     return load_key(key_file, os.environ.get("SCREENING_PSEUDONYM_KEY"))
-
-
-def _options(text: str | None) -> dict[str, Any] | None:
-    from screening.errors import UserError
-
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"--storage-options is not JSON ({error}); write e.g. '{{\"anon\": true}}'.") from error
-    if not isinstance(value, dict):
-        raise UserError("--storage-options must be a JSON object; write e.g. '{\"anon\": true}'.")
-    return value
 
 
 class _Counter:

@@ -65,6 +65,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.long_record != "central" or self.short_record not in ("repeat", "zero"):
             raise ValueError(f"unknown window rule: long_record={self.long_record}, short_record={self.short_record}")
+        if self.min_window_s < 1:
+            raise ValueError(
+                f"min_window_s={self.min_window_s:g} is below 1 s, the least that the filters can continue"
+            )
+        if not 0 < self.low_hz < self.high_hz <= (self.rate_hz - TRANSITION_HZ) / 2:
+            raise ValueError(
+                f"low_hz={self.low_hz:g} and high_hz={self.high_hz:g} are no band of rate_hz={self.rate_hz:g}: "
+                f"high_hz may be {(self.rate_hz - TRANSITION_HZ) / 2:g} at most"
+            )
 
     @property
     def samples(self) -> int:
@@ -102,7 +111,7 @@ def preprocess(signals_mV: np.ndarray, rate_hz: float, settings: Preprocessing) 
     margin = round((settings.window_s + 2 * EDGE_S) * rate_hz)
     start = max(0, (n - margin) // 2)  # of a long recording only what the window's filters can see
     for record, target in zip(signals_mV, window, strict=True):
-        signal = fill_gaps(record)[:, start : start + margin]
+        signal = fill_gaps(record[:, start : start + margin])
         filtered = _high_pass(_resample(signal, rate_hz, settings), settings)
         _cut(filtered, target, settings)
     return window
@@ -117,16 +126,15 @@ def fill_gaps(signal_mV: np.ndarray) -> np.ndarray:
         If a lead holds no finite sample.
     """
     signal = np.ascontiguousarray(signal_mV, np.float32)
-    if np.isfinite(signal.sum()):
+    finite = np.isfinite(signal)
+    if finite.all():
         return signal
     signal = signal.copy()
     time = np.arange(signal.shape[1])
-    for lead in signal:
-        present = np.isfinite(lead)
+    for lead, present in zip(signal, finite, strict=True):
         if not present.any():
             raise ValueError("a lead holds no finite sample")
-        if not present.all():
-            lead[~present] = np.interp(time[~present], time[present], lead[present])
+        lead[~present] = np.interp(time[~present], time[present], lead[present])
     return signal
 
 
@@ -137,7 +145,6 @@ def _resample(signal: np.ndarray, rate_hz: float, settings: Preprocessing) -> np
     span, up = kernel.shape
     n_out = max(1, round(n * settings.rate_hz / rate_hz))
     blocks = -(-n_out // up)
-    half = min(half, n - 1)
     padded = np.zeros((n_leads, max((blocks - 1) * down + span, n + 2 * half)), np.float32)
     padded[:, half : half + n] = signal
     padded[:, :half] = signal[:, half:0:-1]
@@ -147,20 +154,20 @@ def _resample(signal: np.ndarray, rate_hz: float, settings: Preprocessing) -> np
     return out.reshape(n_leads, blocks * up)[:, :n_out].astype(np.float64)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _kernel(rate_hz: float, new_rate_hz: float, high_hz: float, window_s: float) -> tuple[int, int, np.ndarray]:
     """Return (inputs a block, half length, weights (inputs seen by a block, outputs a block)).
 
     A block is the shortest time after which input and output samples coincide again, some 20 outputs or more.
     """
     ratio = Fraction(rate_hz / new_rate_hz)
-    for denominator in (1, 10, 100, 1000):  # drift over the window below a tenth of an output sample
+    # Few phases suffice if the time base then drifts by less than a tenth of an output sample over the window. Rates for
+    # which they do not (499.94 Hz) may drift by one, 0.1%: more phases would cost seconds and, at 10 kHz, gigabytes.
+    for denominator, drift in ((1, 0.1), (10, 0.1), (100, 0.1), (300, 0.1), (300, 1.0), (1000, np.inf)):
         close = ratio.limit_denominator(denominator)
-        if abs(close / ratio - 1) * window_s * new_rate_hz < 0.1:
+        if abs(close / ratio - 1) * window_s * new_rate_hz < drift:
             ratio = close
             break
-    else:
-        ratio = close
     repeat = -(-20 // ratio.denominator)
     down, up = ratio.numerator * repeat, ratio.denominator * repeat
     cutoff_hz = min(high_hz, rate_hz / 2 - TRANSITION_HZ / 2)

@@ -1,7 +1,7 @@
 """What is measured of a recording's quality, when it is refused, and what else is doubtful.
 
-Measured is the central 10 s, which is what is scored, whatever the length of the recording; only ``duration_s`` and
-``missing_fraction`` tell of the whole. One Fourier transform a record serves all measures. Each record is computed by
+Measured is the central 10 s, which is what is scored, whatever the length of the recording; only ``duration_s`` tells of
+the whole. One Fourier transform a record serves all measures. Each record is computed by
 operations of its own shape only, so its values do not depend on the batch it travels in.
 
 A limit refuses what no network should score; a flag says what a reader of the scores should know. Limits were set on
@@ -24,12 +24,18 @@ from screening.signal.preprocess import fill_gaps
 JUDGED_S = 10.0
 ECG_BAND_HZ = (0.5, 40.0)
 QRS_BAND_HZ = (5.0, 40.0)
-T_BAND_HZ = (0.8, 6.0)
+T_LOW_HZ = 0.8
 NOISE_TOP_HZ = 125.0
 """Electromyogram and amplifier noise are measured from 40 Hz up to here, or to the Nyquist frequency."""
 MAINS_HZ = (50.0, 60.0)
 FLAT_BLOCK_S = 0.2
 FLAT_STEP_MV = 5e-4
+ABSURD_MV = 1e6
+"""Beyond this nothing else is measured: single precision would overflow."""
+HANN_POWER = 3 / 8  # mean square of the window
+LEAD_I_WEIGHTS = np.zeros(12)
+LEAD_I_WEIGHTS[5:] = (-0.60, -0.38, 0.10, 0.07, 0.05, 0.07, 0.41)  # aVF, V1..V6
+"""Lead I from the others, by least squares (``python -m tests.studies.quality_limits``)."""
 PLATEAU_S = 0.02
 """A QRS peak stands still for one or two samples; an amplifier at its limit for longer."""
 
@@ -58,7 +64,8 @@ class QualityLimits:
     flag_mains_mV: float = 0.03
     flag_baseline_mV: float = 0.9
     flag_noise_mV: float = 0.05
-    flag_reversal: float = -0.3  # correlation of I with V6, for QRS and T alike
+    flag_amplitude_mV: float = 8.0
+    flag_reversal: float = -0.4  # (-0.37 at the 0.1st percentile) 98% of these records with arms swapped are below it
     flag_identical: float = 0.9999  # correlation of two chest leads
 
 
@@ -72,7 +79,8 @@ FLAGS: dict[str, str] = {
     "mains": "mains interference",
     "baseline": "strong baseline wander",
     "noise": "strong high-frequency noise",
-    "suspected_limb_reversal": "lead I runs against V6: arm electrodes swapped, or dextrocardia",
+    "amplitude": "a lead is larger than nearly every ECG: an electrode that comes off, or a defibrillator",
+    "suspected_limb_reversal": "lead I runs against what the other leads let expect: arm electrodes probably swapped",
     "identical_chest_leads": "two chest leads are the same signal",
 }
 """One-line meaning of every name in ``quality_flags`` that quality gives (the reader adds its own)."""
@@ -120,6 +128,9 @@ _MEASURES = (
     "baseline_mV",
     "noise_mV",
 )
+
+
+_UNKNOWN = dict.fromkeys((*_MEASURES, "lead_I_likeness", "chest_likeness"), float("nan"))
 
 
 def verdicts(quality: Mapping[str, Any]) -> list[tuple[Reason, str] | None]:
@@ -174,7 +185,8 @@ def _flags(q: Mapping[str, Any]) -> list[str]:
         "mains": q["mains_mV"] > limit.flag_mains_mV,
         "baseline": q["baseline_mV"] > limit.flag_baseline_mV,
         "noise": q["noise_mV"] > limit.flag_noise_mV,
-        "suspected_limb_reversal": q["I_V6"] < limit.flag_reversal,
+        "amplitude": q["amplitude_mV"] > limit.flag_amplitude_mV,
+        "suspected_limb_reversal": q["lead_I_likeness"] < limit.flag_reversal,
         "identical_chest_leads": q["chest_likeness"] > limit.flag_identical,
     }
     return [name for name in FLAGS if raised[name]]
@@ -182,15 +194,17 @@ def _flags(q: Mapping[str, Any]) -> list[str]:
 
 def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
     """Measure one recording, (12, samples) in mV."""
-    missing = 0.0
-    if not np.isfinite(recorded.sum(dtype=np.float64)):
-        missing = float((~np.isfinite(recorded)).mean(axis=1).max())
-        if missing > LIMITS.max_missing_fraction:
-            return dict.fromkeys((*_MEASURES, "I_V6", "chest_likeness"), float("nan")) | {"missing_fraction": missing}
     n = min(recorded.shape[1], round(JUDGED_S * rate_hz))
-    n = max(fft.prev_fast_len(n, real=True), 2)
+    n = fft.prev_fast_len(n, real=True) if n > 1 else n
     start = (recorded.shape[1] - n) // 2
-    signal = fill_gaps(np.where(np.isfinite(recorded), recorded, np.nan) if missing else recorded)[:, start : start + n]
+    signal = recorded[:, start : start + n]
+    missing = float(1 - np.isfinite(signal).mean(axis=1).min()) if n > 1 else 1.0
+    if missing > LIMITS.max_missing_fraction:
+        return _UNKNOWN | {"missing_fraction": missing}
+    signal = fill_gaps(signal)
+    range_mV = float(np.ptp(signal.astype(np.float64), axis=1).max())
+    if range_mV > ABSURD_MV:
+        return _UNKNOWN | {"missing_fraction": missing, "amplitude_mV": range_mV}
 
     spectrum = _Spectrum(signal, rate_hz)
     ecg = spectrum.band(*ECG_BAND_HZ, rate_hz=100.0)
@@ -202,8 +216,9 @@ def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
         for lead, (of_i, of_ii) in DERIVED_LEADS.items()
     ]
     limb_size = float(np.sqrt(np.mean(np.square(ecg[:6]))))
-    qrs, t = spectrum.likeness(*QRS_BAND_HZ), spectrum.likeness(*T_BAND_HZ)
-    chest = qrs[6:, 6:][np.triu_indices(6, 1)]
+    qrs, below = spectrum.products(*QRS_BAND_HZ), spectrum.products(T_LOW_HZ, QRS_BAND_HZ[0])
+    size = np.sqrt(np.diag(qrs)[6:])
+    chest = (qrs[6:, 6:] / np.maximum(np.outer(size, size), 1e-12))[np.triu_indices(6, 1)]
     flat = _flat(signal, rate_hz)
     return {
         "missing_fraction": missing,
@@ -216,7 +231,7 @@ def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
         "mains_mV": float(np.sqrt(np.max([spectrum.peak_power(f) for f in MAINS_HZ], axis=0).max())),
         "baseline_mV": float(np.sqrt(spectrum.power(0.5 / JUDGED_S, ECG_BAND_HZ[0]).max())),
         "noise_mV": float(spectrum.noise().max()),
-        "I_V6": float(max(qrs[0, 11], t[0, 11])),
+        "lead_I_likeness": _lead_I_likeness(qrs + below),
         "chest_likeness": float(chest.max()),
     }
 
@@ -239,9 +254,19 @@ class _Spectrum:
         return 2 * (np.square(part.real) + np.square(part.imag)).sum(axis=1) / self._n**2
 
     def peak_power(self, hz: float) -> np.ndarray:
-        """Mean square of each lead at one frequency above what its neighbourhood holds, mV^2."""
-        around = (self.power(hz - 3, hz - 1) + self.power(hz + 1, hz + 3)) / 4
-        return np.maximum(self.power(hz - 0.5, hz + 0.5) - around, 0)
+        """Mean square of each lead at one frequency above what its neighbourhood holds, mV^2.
+
+        Under a Hann window, or a step of the baseline, whose spectrum is wide, would look like mains.
+        """
+        kept = self._slice(hz - 3, hz + 3)
+        if kept.start < 1 or kept.stop + 1 > self._bins.shape[1]:
+            return np.zeros(len(self._bins), np.float32)
+        bins = self._bins[:, kept.start - 1 : kept.stop + 1]
+        bins = bins[:, 1:-1] / 2 - (bins[:, :-2] + bins[:, 2:]) / 4
+        power = 2 * (np.square(bins.real) + np.square(bins.imag)) / self._n**2 / HANN_POWER
+        off_hz = np.abs(np.arange(kept.start, kept.stop) * self._step_hz - hz)
+        near, around = off_hz <= 0.5, off_hz > 1
+        return np.maximum(power[:, near].sum(axis=1) - power[:, around].mean(axis=1) * near.sum(), 0)
 
     def band(self, low_hz: float, high_hz: float, *, rate_hz: float, without: tuple[float, ...] = ()) -> np.ndarray:
         """Return the leads limited to a band, at about ``rate_hz``."""
@@ -269,12 +294,20 @@ class _Spectrum:
     def _seconds(self) -> float:
         return 1 / self._step_hz
 
-    def likeness(self, low_hz: float, high_hz: float) -> np.ndarray:
-        """Return the (12, 12) correlations of the leads within a band."""
+    def products(self, low_hz: float, high_hz: float) -> np.ndarray:
+        """Return the (12, 12) sums of products of the leads within a band."""
         part = self._bins[:, self._slice(low_hz, high_hz)]
-        products = part.real @ part.real.T + part.imag @ part.imag.T
-        size = np.sqrt(np.diag(products))
-        return products / np.maximum(np.outer(size, size), 1e-12)
+        return np.asarray(part.real @ part.real.T + part.imag @ part.imag.T, np.float64)
+
+
+def _lead_I_likeness(products: np.ndarray) -> float:
+    """Correlation of lead I with what aVF and the chest leads, which swapped arms leave as they are, let expect of it.
+
+    The idea is of Kors and van Herpen (Am J Cardiol 2001; 88:396), the weights are least squares on PTB-XL folds 1-8.
+    """
+    expected = products @ LEAD_I_WEIGHTS
+    size = np.sqrt(max(float(LEAD_I_WEIGHTS @ expected * products[0, 0]), 0.0))
+    return float(expected[0] / max(size, 1e-12))
 
 
 def _flat(signal: np.ndarray, rate_hz: float) -> np.ndarray:

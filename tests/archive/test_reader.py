@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -97,34 +98,27 @@ def test_any_storage_gives_the_same(archive: Path, memory: str) -> None:
             assert a == b, case.name
 
 
-def test_object_store(one: Path) -> None:
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}", "skip_instance_cache": True}
-        s3 = fsspec.filesystem("s3", **options)
-        s3.mkdir("bucket")
-        for path in one.rglob("r.*"):
-            s3.pipe_file(f"bucket/ecg/a/{path.name}", path.read_bytes())
-        s3.pipe_file("bucket/ecg/b/r.hea", (one / "a/r.hea").read_bytes())
-        s3.pipe_file("bucket/ecg/c/r.hea", (one / "a/r.hea").read_bytes())
-        s3.pipe_file("bucket/ecg/c/r.dat", b"")
-        archive = ArchiveReader("s3://bucket/ecg", options)
-        assert isinstance(archive.read("a/r.hea", "x"), Recording)
-        assert reason_of(archive.read("b/r.hea", "x")) == Reason.MISSING_FILE
-        assert reason_of(archive.read("c/r.hea", "x")) == Reason.EMPTY_FILE
-        assert reason_of(archive.read("d/r.hea", "x")) == Reason.MISSING_FILE
-        with pytest.raises(OSError, match="cannot be reached"):
-            ArchiveReader("s3://no-such-bucket/ecg", options).read("a/r.hea", "x")
-    finally:
-        server.stop()
-    with pytest.raises(Exception, match="onnect"):  # the client's own error: nothing of the record
-        ArchiveReader("s3://bucket/ecg", {**options, "config_kwargs": {"retries": {"max_attempts": 1}}}).read(
-            "a/r.hea", "x"
-        )
+def test_object_store(one: Path, s3: dict[str, Any]) -> None:
+    fs = fsspec.filesystem("s3", **s3)
+    for path in one.rglob("r.*"):
+        fs.pipe_file(f"screening/ecg/a/{path.name}", path.read_bytes())
+    fs.pipe_file("screening/ecg/b/r.hea", (one / "a/r.hea").read_bytes())
+    fs.pipe_file("screening/ecg/c/r.hea", (one / "a/r.hea").read_bytes())
+    fs.pipe_file("screening/ecg/c/r.dat", b"")
+    archive = ArchiveReader("s3://screening/ecg", s3)
+    assert isinstance(archive.read("a/r.hea", "x"), Recording)
+    assert reason_of(archive.read("b/r.hea", "x")) == Reason.MISSING_FILE
+    assert reason_of(archive.read("c/r.hea", "x")) == Reason.EMPTY_FILE
+    assert reason_of(archive.read("d/r.hea", "x")) == Reason.MISSING_FILE
+    with pytest.raises(OSError, match="cannot be reached"):
+        ArchiveReader("s3://no-such-bucket/ecg", s3).read("a/r.hea", "x")
+
+
+def test_a_dead_object_store_says_nothing_of_the_record() -> None:
+    options = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True}
+    options["config_kwargs"] = {"retries": {"max_attempts": 1}}
+    with pytest.raises(Exception, match="onnect"):  # the client's own error
+        ArchiveReader("s3://bucket/ecg", options).read("a/r.hea", "x")
 
 
 def test_unknown_scheme_is_the_users_error() -> None:

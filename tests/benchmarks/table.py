@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -22,6 +23,8 @@ class Spread:
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.median):
+            return "unknown"
         return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
 
 

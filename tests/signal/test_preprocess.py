@@ -98,9 +98,10 @@ def test_agrees_with_scipy_composed_the_other_way_round(real: np.ndarray) -> Non
     expected = resample_poly(high, 1, 5, axis=-1, window=taps)
     found = preprocess(real, 500, SETTINGS)
     assert np.std(expected) > 0.1
-    # The first and last half second depend on how the ends are continued, which is not compared here.
-    assert np.abs(found - expected)[..., 50:-50].max() < 0.003
-    assert np.sqrt(np.mean(np.square(found - expected)[..., 50:-50])) < 0.0003
+    # The first and last second depend on how the ends are continued, which is not compared here.
+    difference = np.abs(found - expected)[..., 100:-100]
+    assert difference.max() < 0.005
+    assert np.sqrt(np.mean(np.square(difference))) < 0.0002
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ[1:])
@@ -112,8 +113,10 @@ def test_one_analogue_signal_is_the_same_at_every_rate(rate_hz: float) -> None:
 
 
 def test_a_rate_that_is_no_simple_ratio_does_not_drift() -> None:
-    signal, true_hz = sine(5, 499.9371, 10), 499.9371
-    np.testing.assert_allclose(seen(signal, true_hz)[100:-100], sine(5, 100, 10)[100:-100], atol=0.01)
+    for rate_hz, samples in ((257.0, 0.1), (128.5, 0.1), (499.97, 0.1), (499.94, 1.0), (9999.3, 1.0)):
+        found = seen(sine(5, rate_hz, 10), rate_hz)[100:-100]
+        steepest = 2 * np.pi * 5 / 100  # of the sine, a sample
+        np.testing.assert_allclose(found, sine(5, 100, 10)[100:-100], atol=0.01 + samples * steepest)
 
 
 def test_linear_and_amplitudes_are_kept(real: np.ndarray) -> None:
@@ -144,8 +147,8 @@ def test_the_limb_leads_still_obey_einthoven(real: np.ndarray) -> None:
 def test_an_st_plateau_keeps_nine_tenths_of_its_height(bpm: int) -> None:
     """Declared: an ST elevation of 0.2 mV over 80 ms, measured against the PR segment, is off by less than 0.02 mV.
 
-    A tenth of the threshold at which an ST elevation counts as one in most leads (0.1 mV; Fourth Universal Definition of
-    MI, 2018) would be 0.01 mV for that threshold: the same share.
+    That is a tenth: of the 0.1 mV at which an ST elevation counts in most leads (Fourth Universal Definition of MI,
+    2018) it would be 0.01 mV.
     """
     rate_hz, beat = 500, round(60 / bpm * 500)
     cycle = np.zeros(beat)
@@ -177,7 +180,6 @@ def test_any_array_of_numbers_will_do_and_is_left_alone(real: np.ndarray) -> Non
     assert expected.flags.c_contiguous
     locked = real.copy()
     locked.setflags(write=False)
-    locked[0].copy()
     interleaved = np.ascontiguousarray(real.transpose(0, 2, 1)).transpose(0, 2, 1)
     backwards = real[:, :, ::-1].copy()[:, :, ::-1]
     for same in (locked, interleaved, backwards, real.astype(np.float64)):
@@ -203,7 +205,7 @@ def test_of_a_longer_recording_the_middle_is_seen() -> None:
     whole = preprocess(signal, 500, Preprocessing(window_s=38.0))
     np.testing.assert_allclose(found, whole[..., 1400:2400], atol=1e-4)
     changed = signal.copy()
-    changed[..., : 10 * 500] += 5.0  # more than 3 s before the window
+    changed[..., : 10 * 500] = np.nan  # more than 3 s before the window
     np.testing.assert_array_equal(preprocess(changed, 500, SETTINGS), found)
 
 
@@ -249,8 +251,8 @@ def test_below_the_shortest_window_there_is_an_error() -> None:
         ({"short_record": "mirror"}, "unknown window rule: .*short_record=mirror"),
         ({"long_record": "first"}, "unknown window rule: long_record=first"),
         ({"min_window_s": 0.1}, "min_window_s=0.1 is below 1 s"),
-        ({"high_hz": 48.0}, "high_hz=48.0 .* rate_hz=100"),
-        ({"low_hz": 0.0}, "low_hz=0.0"),
+        ({"high_hz": 48.0}, "high_hz=48 are no band of rate_hz=100: high_hz may be 45 at most"),
+        ({"low_hz": 0.0}, "low_hz=0 and high_hz=40 are no band"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float | str], message: str) -> None:
