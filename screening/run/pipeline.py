@@ -42,7 +42,7 @@ from screening.storage import Folder
 
 # Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
 # have half the cores, so that actors cannot starve them (a pool that takes every CPU hangs Ray Data).
-SCORER_CPUS, DECODER_CPUS, WRITER_CPUS = 0.5, 0.4, 0.1
+SCORER_CPUS = DECODER_CPUS = 0.5
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
 RETRY_FIRST_S = 0.5
@@ -291,8 +291,8 @@ def _execute(
     cpus = cluster.get("CPU", 1.0)
     workers = settings.workers or int(cluster["GPU"] if gpu else cpus)
     scorer_cpus = 0.0 if gpu else SCORER_CPUS
-    if workers * scorer_cpus + DECODER_CPUS + WRITER_CPUS > cpus:
-        most = int((cpus - DECODER_CPUS - WRITER_CPUS) / SCORER_CPUS)
+    if workers * scorer_cpus + DECODER_CPUS > cpus:
+        most = int((cpus - DECODER_CPUS) / SCORER_CPUS)
         raise UserError(f"--workers {workers} leaves no CPU for reading: this Ray has {cpus:g} CPUs, so at most {most}")
 
     context = DataContext.get_current()
@@ -318,10 +318,7 @@ def _execute(
         compute=ActorPoolStrategy(size=min(workers, len(pending))),
         num_cpus=scorer_cpus,
         num_gpus=1 if gpu else 0,
-        fn_constructor_kwargs={"runs": runs, "plan": plan},
-    )
-    dataset = dataset.map_batches(
-        partial(_write_block, run, plan), batch_size=None, batch_format="pyarrow", num_cpus=WRITER_CPUS
+        fn_constructor_kwargs={"run": run, "runs": runs, "plan": plan},
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -365,7 +362,7 @@ def _decode_block(source: _Source, shard: int) -> list[pa.Table]:
             with ThreadPoolExecutor(REMOTE_READS) as pool:
                 decoded = decode_shard(planned, pool.map(read, range(len(ids))), source.preprocessing)
     except _StorageError as error:
-        return [_unfinished(shard, f"shard {shard}: {error}")]
+        return [_row(shard, error=f"shard {shard}: {error}")]
     return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
 
 
@@ -386,14 +383,11 @@ def _again(ask: Callable[[], T], attempts: int) -> T:
     raise AssertionError
 
 
-def _unfinished(shard: int, why: str, *, fatal: bool = False) -> pa.Table:
-    return pa.table({"shard": pa.array([shard], pa.int32()), "error": [why], "fatal": [fatal]})
-
-
 class _ScoringActor:
     """Holds the network and the donors; refuses to start on another machine than was planned for."""
 
-    def __init__(self, runs: Folder, plan: Plan) -> None:
+    def __init__(self, run: Folder, runs: Folder, plan: Plan) -> None:
+        self.run, self.plan = run, plan
         self.scorer: Scorer | str
         try:
             self.scorer = _scorer(runs, plan)
@@ -401,11 +395,19 @@ class _ScoringActor:
             self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
+        shard = decoded["shard"][0].as_py()
         if "error" in decoded.column_names:
             return decoded
         if isinstance(self.scorer, str):
-            return _unfinished(decoded["shard"][0].as_py(), self.scorer, fatal=True)
-        return self.scorer.score(decoded).append_column("shard", decoded["shard"])
+            return _row(shard, error=self.scorer, fatal=True)
+        if decoded.num_rows != self.plan.shard_rows(shard) or pc.count_distinct(decoded["shard"]).as_py() != 1:
+            raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
+        try:
+            # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
+            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded))
+        except OSError as error:
+            return _row(shard, error=f"shard {shard}: {type(error).__name__} while writing its results file")
+        return _row(shard, summary=json.dumps(asdict(summary)))
 
 
 def _scorer(runs: Folder, plan: Plan) -> Scorer:
@@ -432,25 +434,26 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
     )
 
 
-def _write_block(run: Folder, plan: Plan, results: pa.Table) -> pa.Table:
-    """Write a shard's results file; return the one row that the driver sees."""
-    if "error" in results.column_names:
-        return results.drop_columns(["shard"]).append_column("summary", pa.nulls(results.num_rows, pa.string()))
-    shard = results["shard"][0].as_py()
-    if results.num_rows != plan.shard_rows(shard) or pc.count_distinct(results["shard"]).as_py() != 1:
-        raise RuntimeError(f"a block holds {results.num_rows} rows and not the whole of shard {shard}")
-    results = results.drop_columns(["shard"])
-    facts = {
+def _write(run: Folder, plan: Plan, shard: int, results: pa.Table) -> ShardSummary:
+    """Write a shard's results file, whole."""
+    reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
+    facts: dict[str, Any] = {
         "shard": shard,
         "rows": results.num_rows,
         "scored": results["reason"].null_count,
         "flagged": pc.sum(results["flagged"], min_count=0).as_py(),
         "explained": results.num_rows - results["importance_donors"].null_count,
-        "reasons": {
-            entry["values"]: entry["counts"] for entry in pc.value_counts(results["reason"].drop_null()).to_pylist()
-        },
+        "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
     }
     data = results_bytes(results, footer=footer(plan, facts))
     run.write(results_name(shard), data)
-    summary = ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    return pa.table({"error": pa.nulls(1, pa.string()), "fatal": [False], "summary": [json.dumps(asdict(summary))]})
+    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _row(shard: int, *, summary: str | None = None, error: str | None = None, fatal: bool = False) -> pa.Table:
+    """Return the one row of a shard that the driver sees."""
+    columns = {"shard": [shard], "summary": [summary], "error": [error], "fatal": [fatal]}
+    return pa.table(columns, schema=_ROW)
+
+
+_ROW = pa.schema({"shard": pa.int32(), "summary": pa.string(), "error": pa.string(), "fatal": pa.bool_()})

@@ -97,7 +97,7 @@ def patient_and_visit(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return group * _PATIENTS_A_GROUP + _PATIENT_OF[within], _VISIT_OF[within]
 
 
-SEGMENT_SPREAD = np.array((2.0, 1.5, 1.0, 1.0, 1.0, 1.5, 1.0, 1.2))
+SEGMENT_SPREAD = np.array((1.7, 1.4, 1.0, 1.0, 0.8, 1.6, 0.8, 1.2))
 """How much more than others the force of a segment varies from patient to patient."""
 
 # --- Draws -----------------------------------------------------------------------------------------------------------
@@ -209,9 +209,9 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     age = np.clip(age + days_between / 365.25, 18, 95)
 
     # Anatomy and position: of the patient, and a little of the day
-    turn = of_patient.normal(width=3) * (10.0, 13.0, 25.0)
+    turn = of_patient.normal(width=3) * (9.0, 11.0, 26.0)
     turn[:, 2] += np.clip((50.0 - age) * 0.45, -16.0, 14.0)  # the axis turns left with age
-    turn[:, 2] -= np.where(infarct, 10.0, 0.0)
+    turn[:, 2] -= np.where(infarct, 12.0, 0.0)
     turn[:, 2] = np.where(condition == LAFB, turn[:, 2] * 0.5 - 38.0, turn[:, 2])
     turn = turn + of_record.normal(sd=3.0, width=3)
     rotation = heart.rotations(turn)
@@ -223,12 +223,17 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     # Activation
     width = np.exp(of_patient.normal(sd=np.where(infarct, 0.12, 0.07))) * np.where(female, 0.97, 1.02)
     width = width * np.where(infarct, 1.05, 1.0)
-    gain = np.exp(of_patient.normal(sd=0.20))[:, None] * np.exp(of_patient.normal(sd=0.25, width=8) * SEGMENT_SPREAD)
+    gain = np.exp(of_patient.normal(0.06, 0.17))[:, None] * np.exp(of_patient.normal(sd=0.25, width=8) * SEGMENT_SPREAD)
     centre = heart.QRS_CENTRE_S * width[:, None] + of_patient.normal(sd=0.0035, width=8)
     sigma = heart.QRS_SIGMA_S * width[:, None] * np.exp(of_patient.normal(sd=0.10, width=8))
-    direction = heart.QRS_MOMENT + 0.24 * np.linalg.norm(heart.QRS_MOMENT, axis=1)[:, None] * of_patient.normal(
+    direction = heart.QRS_MOMENT + 0.20 * np.linalg.norm(heart.QRS_MOMENT, axis=1)[:, None] * of_patient.normal(
         width=24
     ).reshape(-1, 8, 3)
+
+    # The bundle's fascicles excite both sides of the septum: a horizontal heart begins downwards, a vertical one upwards,
+    # which gives rS and not QS where the axis turns away from a limb lead.
+    direction[:, SEPTAL, 1] -= 0.30 * turn[:, 2]
+    direction[:, SEPTAL, 0] -= 0.10 * turn[:, 2]
 
     # Repolarisation
     t_gain = np.exp(of_patient.normal(sd=0.28) + of_record.normal(sd=0.10))[:, None] * np.exp(
@@ -284,10 +289,10 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     acute, subacute = stage == 0, stage == 1
     lost_now = lost * np.where(acute, 0.65, 1.0)[:, None]
     qrs_moment = direction * (gain * (1 - lost_now))[:, :, None]
-    turned_t = np.select([acute, subacute], [0.2, 1.9], 1.25) * np.exp(of_record.normal(sd=0.25))
+    turned_t = np.select([acute, subacute], [0.2, 1.7], 1.0) * np.exp(of_record.normal(sd=0.25))
     t_moment = t_moment * (1 - turned_t[:, None] * np.minimum(lost, 1.0))[:, :, None]
     # and the rest of the myocardium is often ischaemic: ST sinks, T is flat or inverted
-    ischaemia = np.where(infarct, np.maximum(of_record.normal(0.45, 0.5), 0.0), 0.0)[:, None, None]
+    ischaemia = np.where(infarct, np.maximum(of_record.normal(0.22, 0.5), 0.0), 0.0)[:, None, None]
     t_moment = t_moment * (1 - ischaemia)
     st_moment = st_moment - (0.14 * ischaemia + np.where(infarct, 0.05, 0.0)[:, None, None]) * heart.T_MOMENT
     leak = np.select([acute, subacute, infarct], [13.0, 4.0, 1.5], 0.0) * np.exp(of_record.normal(sd=0.35))

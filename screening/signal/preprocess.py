@@ -50,7 +50,8 @@ class Preprocessing:
     long_record
         ``central``: the middle of a longer recording, because electrodes settle at its start and come off at its end.
     short_record
-        ``repeat``: a shorter recording is repeated from its start; ``zero``: zeros on both sides.
+        ``repeat``: a shorter recording is repeated from its start; ``zero``: zeros on both sides. PTB-XL cut to 5 s and
+        repeated scores as it does whole within 0.2 of a logit, with zeros within 1 (``tests/studies/short_records.py``).
     """
 
     rate_hz: int = 100

@@ -83,4 +83,5 @@ def machine() -> dict[str, Any]:
 def write_json(path: Path, reports: Sequence[Report], *, where: dict[str, Any]) -> None:
     """Write everything that was measured; ``where`` is `machine` as it was before the first measurement."""
     found = {"machine": where, "benchmarks": {report.name: asdict(report) for report in reports}}
-    path.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+    strict = json.loads(json.dumps(found, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
+    path.write_text(json.dumps(strict, indent=1) + "\n", encoding="utf-8")

@@ -2,8 +2,8 @@
 
     python -m tests.studies.quality_limits ARCHIVE [--folds 1-8]
 
-Prints percentiles of every measure, who is rejected and flagged, and how well the noise measures agree with PTB-XL's own
-notes (columns baseline_drift, static_noise, burst_noise) as AUROC.
+Prints percentiles of every measure, who is rejected and flagged, how well the noise measures agree with PTB-XL's own
+notes (columns baseline_drift, static_noise, burst_noise) as AUROC, and the weights that predict lead I.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from screening.archive.reader import ArchiveReader
 from screening.recording import Recording
-from screening.signal.quality import _MEASURES, assess, verdicts
+from screening.signal.quality import _MEASURES, LIMITS, QRS_BAND_HZ, T_LOW_HZ, _measure, _Spectrum, assess, verdicts
 
 PERCENTILES = (0, 0.1, 1, 50, 95, 99, 99.9, 100)
 NOTES = {"baseline_drift": "baseline_mV", "static_noise": "noise_mV", "burst_noise": "noise_mV"}
@@ -33,15 +33,23 @@ def main() -> None:
     with (arguments.archive / "ptbxl_database.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if first <= int(row["strat_fold"]) <= last]
     reader = ArchiveReader(str(arguments.archive))
-    found = []
+    found, likeness = [], []
+    products = np.zeros((12, 12))
     for row in rows:
         recording = reader.read(row["filename_hr"] + ".hea", row["ecg_id"])
         assert isinstance(recording, Recording), recording
         found.append(assess(recording.signal_mV[None], recording.rate_hz))
+        likeness.append(_measure(recording.signal_mV, recording.rate_hz)["lead_I_likeness"])
+        products += _Spectrum(recording.signal_mV, recording.rate_hz).products(T_LOW_HZ, QRS_BAND_HZ[1])
     print(f"{'':20s}" + "".join(f"{p:>10g}%" for p in PERCENTILES))
     for name in _MEASURES:
         values = np.array([float(q[name][0]) for q in found])
         print(f"{name:20s}" + "".join(f"{value:11.4f}" for value in np.percentile(values, PERCENTILES)))
+    print(f"{'likeness of lead I':20s}" + "".join(f"{value:11.4f}" for value in np.percentile(likeness, PERCENTILES)))
+    weights = np.linalg.solve(products[5:, 5:], products[5:, 0])
+    print("lead I from aVF, V1..V6 by least squares:", weights.round(2))
+    swapped = -np.array(likeness)  # swapped arms turn lead I over and leave aVF and the chest leads alone
+    print(f"with arms swapped {np.mean(swapped < LIMITS.flag_reversal):.1%} of them would be flagged")
     for row, quality in zip(rows, found, strict=True):
         if verdict := verdicts(quality)[0]:
             print(f"rejected {row['ecg_id']}: {verdict[0]}: {verdict[1]}")
