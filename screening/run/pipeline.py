@@ -253,6 +253,8 @@ def _fingerprint(settings: RunSettings) -> dict[str, Any]:
     def ask() -> dict[str, Any]:
         return numerics_fingerprint(choose_device(settings.device), batch_size=settings.batch_size)
 
+    if len(ray.nodes()) == 1:
+        return ask()
     found: dict[str, Any] = ray.get(ray.remote(num_gpus=gpus, num_cpus=SCORER_CPUS)(ask).remote())
     return found
 

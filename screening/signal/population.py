@@ -69,9 +69,9 @@ CONDITION_SHARES = np.array((0.58, 0.11, 0.04, 0.04, 0.07, 0.10, 0.06))
 NORM, LVH, CLBBB, CRBBB, LAFB, NDT, AFIB = range(7)
 
 TERRITORIES: dict[str, dict[int, float]] = {
-    "ASMI": {SEPTAL: 1.0, ANTERIOR: 1.0, APICAL: 0.6},
-    "AMI": {SEPTAL: 0.35, ANTERIOR: 1.0, APICAL: 0.8},
-    "ALMI": {ANTERIOR: 0.9, APICAL: 0.7, LATERAL: 0.7, HIGH_LATERAL: 0.8},
+    "ASMI": {SEPTAL: 1.0, ANTERIOR: 1.0, APICAL: 0.85},
+    "AMI": {SEPTAL: 0.35, ANTERIOR: 1.0, APICAL: 1.0},
+    "ALMI": {ANTERIOR: 1.0, APICAL: 1.0, LATERAL: 0.8, HIGH_LATERAL: 0.9},
     "IMI": {INFERIOR: 1.0, BASAL: 0.2},
     "ILMI": {INFERIOR: 1.0, LATERAL: 0.7, BASAL: 0.4},
     "LMI": {LATERAL: 0.9, HIGH_LATERAL: 1.0, APICAL: 0.2},
@@ -260,19 +260,19 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     # Left bundle branch block: the septum fires from the right, the left ventricle late and slowly, T discordant
     lbbb, rbbb = among(CLBBB)[:, None], among(CRBBB)[:, None]
     direction[:, SEPTAL] *= np.where(lbbb, -1.3, 1.0)
-    late = np.array([0.012, 0.0, 0.022, 0.035, 0.055, 0.055, 0.040, 0.050])
+    late = np.array([0.012, -0.020, 0.022, 0.035, 0.055, 0.055, 0.040, 0.050])
     centre = centre * width_late[:, None] + np.where(lbbb, late, 0.0)
     sigma = sigma * np.where(lbbb, np.array([1.6, 1.2, 1.5, 1.7, 1.7, 1.7, 1.7, 1.5]), 1.0)
-    gain = gain * np.where(lbbb, np.array([1.0, 0.7, 0.6, 0.8, 1.0, 1.0, 0.8, 1.1]), 1.0)
-    t_moment = t_moment * np.where(lbbb, np.array([-1.5, 1.0, -0.2, -0.4, -1.2, -1.2, -0.3, -1.5]), 1.0)[:, :, None]
+    gain = gain * np.where(lbbb, np.array([1.0, 0.7, 0.35, 0.65, 1.0, 1.0, 0.8, 1.2]), 1.0)
+    t_moment = t_moment * np.where(lbbb, np.array([1.2, 1.0, 0.7, -0.3, -1.2, -1.2, -0.3, -1.5]), 1.0)[:, :, None]
     st_moment = st_moment - np.where(lbbb, 0.06, 0.0)[:, :, None] * direction * gain[:, :, None] / 3
-    # Right bundle branch block: the right ventricle fires last
+    # Right bundle branch block: the right ventricle fires last, unopposed and to the front
     rv = np.zeros(8)
     rv[RV] = 1.0
     centre = centre + np.where(rbbb, 0.062 * rv, 0.0)
     sigma = sigma * np.where(rbbb, 1 + 0.6 * rv, 1.0)
-    gain = gain * np.where(rbbb, 1 + 0.8 * rv, 1.0)
-    t_moment = t_moment - np.where(rbbb, 1.0, 0.0)[:, :, None] * rv[:, None] * heart.T_MOMENT * 3
+    direction[:, RV] = np.where(rbbb, 42.0 * heart.OUTWARD[RV], direction[:, RV])
+    t_moment = t_moment - np.where(rbbb, 20.0, 0.0)[:, :, None] * rv[:, None] * heart.OUTWARD
     # Left anterior fascicular block: inferior first, high lateral last
     lafb = among(LAFB)[:, None]
     fascicle = np.zeros(8)
@@ -289,7 +289,7 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     acute, subacute = stage == 0, stage == 1
     lost_now = lost * np.where(acute, 0.65, 1.0)[:, None]
     qrs_moment = direction * (gain * (1 - lost_now))[:, :, None]
-    turned_t = np.select([acute, subacute], [0.2, 1.7], 1.0) * np.exp(of_record.normal(sd=0.25))
+    turned_t = np.select([acute, subacute], [0.2, 1.6], 0.9) * np.exp(of_record.normal(sd=0.25))
     t_moment = t_moment * (1 - turned_t[:, None] * np.minimum(lost, 1.0))[:, :, None]
     # and the rest of the myocardium is often ischaemic: ST sinks, T is flat or inverted
     ischaemia = np.where(infarct, np.maximum(of_record.normal(0.22, 0.5), 0.0), 0.0)[:, None, None]

@@ -113,4 +113,10 @@ def _electrode_noise(traits: Traits, settings: SimulationSettings) -> np.ndarray
     # The sum of four uniform octets: mean 510, variance (256^2 - 1) / 3
     total = octets.sum(axis=1, dtype=np.int16)
     scale = traits.emg_mV * settings.noise * np.sqrt(max(settings.rate_hz, 100) / 100 / (65_535 / 3))
-    return (total - np.int16(510)).astype(np.float32) * scale[:, :, None].astype(np.float32)
+    noise = (total - np.int16(510)).astype(np.float32) * scale[:, :, None].astype(np.float32)
+    # Muscle noise fades above about 50 Hz: at higher rates a moving mean over 10 ms takes what would lie there.
+    width = settings.rate_hz // 100
+    smooth = noise.copy()
+    for shift in range(1, width):
+        smooth += np.roll(noise, shift, axis=2)
+    return smooth / np.float32(max(width, 1))

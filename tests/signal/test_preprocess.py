@@ -241,6 +241,7 @@ def test_a_recording_a_sample_short_is_not_a_short_recording(real: np.ndarray) -
 
 def test_below_the_shortest_window_there_is_an_error() -> None:
     preprocess(np.zeros((1, 12, 2500)), 500, SETTINGS)
+    preprocess(np.zeros((1, 12, 312)), 62.5, SETTINGS)  # 5 s are 312.5 samples
     with pytest.raises(ValueError, match=re.escape("recordings of 4.99 s are shorter than 5 s")):
         preprocess(np.zeros((1, 12, 2495)), 500, SETTINGS)
 
