@@ -25,7 +25,12 @@ class RunSettings(Settings):
     donor_set: int = Field(128, ge=2, le=4096, description="records kept as donors")
     batch_size: int | None = Field(None, ge=1, le=4096, description="padded batch of the network; None: by device")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    shard_records: int = Field(256, ge=1, le=65536, description="records a shard, hence rows a results file")
+    shard_records: int | None = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="records a shard, hence rows a results file; None: 256, fewer in a small archive",
+    )
     workers: int | None = Field(None, ge=1, description="scoring workers; None: one a GPU, or one a CPU core")
     reject_limit: float = Field(0.2, ge=0, le=1, description="share of rejected records above which the exit code is 2")
     storage_attempts: int = Field(4, ge=1, le=20, description="tries of a read before its shard is left unfinished")

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# Before anything loads torch: the same sums in the same order in this process and in those that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 

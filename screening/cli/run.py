@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--donors", type=int, help="Donors a record for the lead importance [8].")
 @click.option("--workers", type=int, help="Scoring workers [one a GPU, or one a CPU core].")
-@click.option("--shard-records", type=int, help="Records a results file, for a new run [256].")
+@click.option("--shard-records", type=int, help="Records a results file, for a new run [256 or fewer].")
 @click.option("--batch-size", type=int, help="Padded batch of the network [32 on a CPU, 512 on a GPU].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs [auto].")
 @click.option("--reject-limit", type=float, help="Share of rejects above which the exit code is 2 [0.2].")

@@ -9,6 +9,8 @@ import numpy
 import pyarrow
 import scipy
 
+import screening
+
 CPU_BATCH = 32
 GPU_BATCH = 512
 THREADS_PER_WORKER = 1
@@ -36,6 +38,7 @@ def numerics_fingerprint(device: str, *, batch_size: int | None = None) -> dict[
         "dtype": "float32",
         "threads": THREADS_PER_WORKER,
         "batch_size": batch_size or (GPU_BATCH if device == "cuda" else CPU_BATCH),
+        "screening": screening.__version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,

@@ -26,6 +26,7 @@ from ray.data.block import BlockMetadata
 import screening
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
+from screening.attribution.permutation import OPERATOR
 from screening.cluster import cluster
 from screening.errors import UserError
 from screening.model.bundle import check_golden, load_bundle
@@ -38,6 +39,7 @@ from screening.run.plan import Plan, make_plan, read_locations, read_shard, resu
 from screening.run.stages import Scorer, decode_shard, results_bytes
 from screening.settings import RunSettings
 from screening.signal.preprocess import Preprocessing
+from screening.signal.quality import quality_settings
 from screening.storage import Folder
 
 # Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
@@ -46,6 +48,8 @@ SCORER_CPUS = DECODER_CPUS = 0.5
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
 RETRY_FIRST_S = 0.5
+SHARD_RECORDS, FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 256, 16, 4
+"""Ray costs milliseconds a shard, so shards are large; in a small archive every core should still get some."""
 
 T = TypeVar("T")
 
@@ -126,16 +130,19 @@ def screen(
         fingerprint = _fingerprint(settings)
         donor_set = None
         if settings.attribution != "none":
-            on_stage("donor set")
-            donor_set = donor_set_for(
-                runs,
-                catalog,
-                reader,
-                preprocessing=bundle.preprocessing,
-                input_contract=bundle.input_contract_sha256,
-                size=settings.donor_set,
-            )
-        on_stage("plan")
+            on_stage("choosing donors")
+            try:
+                donor_set = donor_set_for(
+                    runs,
+                    catalog,
+                    reader,
+                    preprocessing=bundle.preprocessing,
+                    input_contract=bundle.input_contract_sha256,
+                    size=settings.donor_set,
+                )
+            except OSError as error:
+                raise UserError(f"the archive {catalog.root_url} cannot be read: {error}; is it mounted?") from error
+        on_stage("planning")
         plan = make_plan(
             runs,
             catalog,
@@ -147,8 +154,9 @@ def screen(
             },
             donor_set=donor_set,
             settings=settings,
+            quality=quality_settings(),
+            shard_records=settings.shard_records or _shard_records(catalog.records),
             fingerprint=fingerprint,
-            software=screening.__version__,
         )
         store_bundle(runs, bundle)
         run = runs.folder(plan.run_id)
@@ -224,6 +232,8 @@ def _finish(
                 "catalog_id": plan.catalog_id,
                 "key_id": plan.key_id,
                 "donor_set": plan.donor_set,
+                "importance_operator": OPERATOR,
+                "quality_limits": plan.quality,
                 "settings": settings.model_dump() | plan.settings | {"shard_records": plan.shard_records},
                 "fingerprint": plan.fingerprint,
                 "versions": {"screening": screening.__version__, "ray": ray.__version__},
@@ -242,6 +252,11 @@ def _finish(
 
 
 # --- Ray -------------------------------------------------------------------------------------------------------------
+
+
+def _shard_records(records: int) -> int:
+    shards = int(ray.cluster_resources().get("CPU", 1)) * SHARDS_A_CORE
+    return max(FEWEST_SHARD_RECORDS, min(SHARD_RECORDS, -(-records // shards)))
 
 
 def _fingerprint(settings: RunSettings) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class Plan:
     model: dict[str, str]  # name, version, bundle_sha256, input_contract_sha256
     donor_set: str | None  # SHA-256 that names the set
     settings: dict[str, Any]  # of RESULT_KEYS
+    quality: dict[str, float]  # the limits
     fingerprint: dict[str, Any]
-    software: str
 
     @property
     def results_identity(self) -> dict[str, str]:
@@ -76,8 +76,9 @@ def make_plan(
     model: dict[str, str],
     donor_set: str | None,
     settings: RunSettings,
+    quality: dict[str, float],
+    shard_records: int,
     fingerprint: dict[str, Any],
-    software: str,
 ) -> Plan:
     """Return the plan for these inputs: the one stored under its run_id if there is one, else a new one, stored.
 
@@ -93,7 +94,7 @@ def make_plan(
     if not records:
         raise UserError(f"the catalog {catalog.path} holds no records; make it again with `screening catalog`")
     keys = [catalog.key_id, catalog.patient_key_id]
-    run_id = sha256_of([digest.hexdigest(), model, donor_set, keys, chosen, fingerprint])[:16]
+    run_id = sha256_of([digest.hexdigest(), model, donor_set, keys, chosen, quality, fingerprint])[:16]
     run = runs.folder(run_id)
     if run.exists("plan.json"):
         return load_plan(run)
@@ -103,15 +104,15 @@ def make_plan(
         catalog_id=catalog.catalog_id,
         key_id=catalog.key_id,
         records=records,
-        shards=-(-records // settings.shard_records),
-        shard_records=settings.shard_records,
+        shards=-(-records // shard_records),
+        shard_records=shard_records,
         model=model,
         donor_set=donor_set,
         settings=chosen,
+        quality=quality,
         fingerprint=fingerprint,
-        software=software,
     )
-    for number, shards in enumerate(_slices(_shards(catalog, settings.shard_records))):
+    for number, shards in enumerate(_slices(_shards(catalog, shard_records))):
         _write_slice(run, number, shards)
     run.write("plan.json", json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode())
     return plan

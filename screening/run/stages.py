@@ -96,7 +96,7 @@ def _decode_chunk(
     for (rate_hz, samples), members in alike.items():
         recordings = [chunk[i] for i in members]
         stacked = np.stack([r.signal_mV for r in recordings if isinstance(r, Recording)])
-        if samples < settings.min_window_s * rate_hz:
+        if samples < settings.min_window_s * rate_hz - 0.5:  # rounding of a length that is no whole number
             found = f"{samples / rate_hz:.1f} s, and at least {settings.min_window_s:g} s are needed"
             for i in members:
                 facts[i] |= {"reason": Reason.TOO_SHORT, "detail": found, "duration_s": samples / rate_hz}

@@ -71,7 +71,7 @@ NORM, LVH, CLBBB, CRBBB, LAFB, NDT, AFIB = range(7)
 TERRITORIES: dict[str, dict[int, float]] = {
     "ASMI": {SEPTAL: 1.0, ANTERIOR: 1.0, APICAL: 0.85},
     "AMI": {SEPTAL: 0.35, ANTERIOR: 1.0, APICAL: 1.0},
-    "ALMI": {ANTERIOR: 1.0, APICAL: 1.0, LATERAL: 0.8, HIGH_LATERAL: 0.9},
+    "ALMI": {SEPTAL: 0.6, ANTERIOR: 1.0, APICAL: 1.0, LATERAL: 0.8, HIGH_LATERAL: 0.9},
     "IMI": {INFERIOR: 1.0, BASAL: 0.2},
     "ILMI": {INFERIOR: 1.0, LATERAL: 0.7, BASAL: 0.4},
     "LMI": {LATERAL: 0.9, HIGH_LATERAL: 1.0, APICAL: 0.2},
@@ -209,7 +209,7 @@ def draw(index: np.ndarray, settings: SimulationSettings) -> Traits:
     age = np.clip(age + days_between / 365.25, 18, 95)
 
     # Anatomy and position: of the patient, and a little of the day
-    turn = of_patient.normal(width=3) * (9.0, 11.0, 26.0)
+    turn = of_patient.normal(width=3) * (9.0, 11.0, 28.0)
     turn[:, 2] += np.clip((50.0 - age) * 0.45, -16.0, 14.0)  # the axis turns left with age
     turn[:, 2] -= np.where(infarct, 12.0, 0.0)
     turn[:, 2] = np.where(condition == LAFB, turn[:, 2] * 0.5 - 38.0, turn[:, 2])

@@ -148,7 +148,7 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
 def test_retrain_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.yaml"
     config.write_text(
-        "name: tiny\nresamples: 20\nfit: {epochs: 1, batch_size: 32}\n"
+        "name: tiny\nresamples: 20\nfit: {epochs: 8, batch_size: 16, learning_rate: 0.01}\n"
         "network: {channels: 4, dilations: [1, 2], blocks: 1, projection_channels: 8, embedding: 4}\n"
     )
     entry = ("retrain.py", "--catalog", catalog, "--config", config, "--workers", "1", "--state", tmp_path / "state")

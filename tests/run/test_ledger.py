@@ -29,8 +29,8 @@ PLAN = Plan(
     model={"name": "m", "version": "1", "bundle_sha256": "b", "input_contract_sha256": "i"},
     donor_set=None,
     settings={"attribution": "none"},
+    quality={},
     fingerprint={},
-    software="0",
 )
 
 

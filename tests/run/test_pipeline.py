@@ -170,7 +170,7 @@ def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tm
     assert len(rows) == outcome.records == outcome.counts["scored"] + outcome.counts["rejected"]
     assert sum(name.startswith("good/") for name in rows) == 64
     for case in cases:
-        row = rows[f"broken/{case.name}"]
+        row = rows[f"broken/{case.header.removesuffix('.hea')}"]
         assert row["reason"] == case.expected, case.name
         assert "broken" not in row["detail"]
         assert row["detail"].strip()

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from screening.archive.reader import ArchiveReader
 from screening.attribution.permutation import DonorSet
@@ -31,7 +30,6 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    torch.set_num_threads(1)
     return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", threshold=0.0)
 
 

@@ -278,16 +278,20 @@ def test_setting_out_of_range_is_named(name: str, value: float) -> None:
 # --- Realism ---------------------------------------------------------------------------------------------------------
 
 NOT_MET = {
-    "MI q_V5_mV": "spread 0.32 of the real one",
-    "MI s_aVF_mV": "spread 0.48 of the real one",
-    "MI s_aVR_mV": "spread 0.09 of the real one",
-    "MI t_aVF_mV": "median 0.0341 outside 0.0405 to 0.157",
-    "NORM q_V2_mV": "spread 4.65 of the real one",
-    "NORM q_V4_mV": "spread 0.42 of the real one",
-    "NORM q_aVF_mV": "spread 2.61 of the real one",
-    "NORM s_aVL_mV": "spread 0.40 of the real one",
+    "MI q_V5_mV": "spread 0.34 of the real one",
+    "MI s_aVL_mV": "spread 0.49 of the real one",
+    "MI s_aVR_mV": "spread 0.10 of the real one",
+    "MI t_aVF_mV": "median 0.0339 outside 0.0405 to 0.157",
+    "NORM q_V2_mV": "spread 4.72 of the real one",
+    "NORM q_V4_mV": "spread 0.40 of the real one",
+    "NORM q_aVF_mV": "spread 2.69 of the real one",
+    "NORM s_aVL_mV": "spread 0.43 of the real one",
 }
-"""Measures out of the bounds declared beforehand, with the figures when last tuned; the bounds are not widened."""
+"""Measures out of the bounds declared beforehand, with the figures when last tuned; the bounds are not widened.
+
+Other seeds leave 9 to 11 of the 136 out: of 600 simulated ECGs a spread near a bound may fall on either side. What stays
+out is how much small Q waves (V2, V4, V5, aVF) and S in aVL and aVR vary.
+"""
 
 
 def test_distributions_lie_within_the_bounds_declared_beforehand() -> None:
