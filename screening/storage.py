@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,6 +79,9 @@ class Folder:
 
     def write(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
         """Write file ``name`` whole or not at all, replacing what stood there. ``mode`` holds on local disks."""
+        if not self.is_local:
+            self._opened[0].pipe_file(self.path(name), data)
+            return
         with self.writer(name, mode=mode) as file:
             file.write(data)
 
@@ -86,15 +90,11 @@ class Folder:
         """Open file ``name`` for writing a stream; it appears, whole, when the block ends without an error."""
         fs, path = self._opened[0], self.path(name)
         if not self.is_local:
-            # An aborted block must not publish half a file: autocommit is fsspec's switch for that.
-            file = fs.open(path, "wb", autocommit=False)
-            try:
-                yield file
-                file.close()
-                file.commit()
-            except BaseException:
-                file.discard()
-                raise
+            # Through a temporary file: an aborted block must leave nothing, and open uploads finish when collected.
+            with tempfile.NamedTemporaryFile() as spool:
+                yield spool  # type: ignore[misc]
+                spool.flush()
+                fs.put_file(spool.name, path)
             return
         parent = os.path.dirname(path)
         os.makedirs(parent, exist_ok=True)
@@ -111,14 +111,29 @@ class Folder:
             raise
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create file ``name`` if nobody has; return False, changing nothing, if it exists already."""
+        """Create file ``name`` if nobody has; return False, changing nothing, if it exists already.
+
+        Exclusive on local disks and on stores with conditional writes (S3, memory); fsspec's own ``create`` mode is not
+        exclusive on local disks, where it looks first and writes then.
+        """
         fs, path = self._opened[0], self.path(name)
-        if self.is_local:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not self.is_local:
+            try:
+                fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{secrets.token_hex(6)}.tmp"
         try:
-            fs.pipe_file(path, data, mode="create")
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                file.write(data)
+            os.link(temporary, path)  # one link to a name: whole and exclusive at once
         except FileExistsError:
             return False
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
         return True
 
     def names(self, name: str = "") -> list[str]:

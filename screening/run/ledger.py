@@ -219,7 +219,7 @@ class Lease:
 
     def _epochs(self) -> list[int]:
         names = self._run.names("lease")
-        return sorted(int(n.removeprefix("epoch-").removesuffix(".json")) for n in names if n.endswith(".json"))
+        return sorted(int(name[6:12]) for name in names if name.endswith(".json"))
 
     def _holder(self, epoch: int) -> Holder | None:
         with suppress(OSError, ValueError, TypeError):
