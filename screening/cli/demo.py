@@ -110,7 +110,7 @@ def _found(run: Any, catalog: str) -> dict[str, Any]:
 
 
 def _text(url: str, counts: dict[str, Any], found: dict[str, Any], seconds: float) -> str:
-    auroc, planned = found["auroc"], f"{counts['planned']:,}"
+    auroc, planned = found["auroc"], f"{counts['scored'] + counts['rejected']:,}"
     python = Path(sys.executable).parent / "python"
     lines = [
         "",

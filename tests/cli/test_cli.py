@@ -94,3 +94,17 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"Error: {bundle.path}/bundle.json" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_demo_runs_and_says_where_the_results_are(tmp_path: Path) -> None:
+    done = screening("demo", "--dest", tmp_path / "demo", "--records", "60")
+    assert done.returncode == 0, done.stderr
+    assert "60 simulated ECGs in, 60 outcomes out" in done.stdout
+    (results,) = (tmp_path / "demo").glob("runs/*/results")
+    assert f"Results: {results}/*.parquet" in done.stdout
+    assert "AUROC 0." in done.stdout
+    run = results.parent
+    status = json.loads(screening("status", run, "--json").stdout)
+    assert (status["published"], status["done"]) == (True, 60)
+    assert "whole; every file is as published" in screening("verify", run).stdout
+    assert screening("failures", run).stdout.startswith(f"{status['rejected']} rejected records")
