@@ -42,10 +42,10 @@ def cluster(address: str | None) -> Iterator[None]:
                 ray.init(address=named, **quiet)
             else:
                 ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"a Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(
-            f"cannot reach {where}: {str(error).splitlines()[0]}; "
+            f"cannot reach {where}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
         ) from error
     try:

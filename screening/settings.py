@@ -17,6 +17,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SHARD_RECORDS = 256
+"""Ray costs milliseconds a shard; at this size that is nothing beside the shard's second of scoring."""
+
+
 class RunSettings(Settings):
     """Settings of ``screening run``. Those in ``RESULT_KEYS`` change results and so name the run."""
 
@@ -28,7 +32,7 @@ class RunSettings(Settings):
     shard_records: int | None = Field(
         None,
         ge=1,
-        le=65536,
+        le=8192,
         description="records a shard, hence rows a results file; None: 256, fewer in a small archive",
     )
     workers: int | None = Field(None, ge=1, description="scoring workers; None: one a GPU, or one a CPU core")
@@ -54,11 +58,13 @@ def load_settings(model: type[S], path: str | Path | None, overrides: dict[str, 
     lines: dict[str, int] = {}
     if path is not None:
         try:
-            text = Path(path).read_text()
+            text = Path(path).read_text(encoding="utf-8")
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             values = yaml.safe_load(text) or {}
-        except OSError as error:
-            raise UserError(f"cannot read the settings file {path}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"cannot read the settings file {path}: {getattr(error, 'strerror', 'not UTF-8')}"
+            ) from error
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""

@@ -128,7 +128,13 @@ class Folder:
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
                 file.write(data)
-            os.link(temporary, path)  # one link to a name: whole and exclusive at once
+            try:
+                os.link(temporary, path)  # one link to a name: whole and exclusive at once
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links: exclusive, if not whole at once
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                    file.write(data)
         except FileExistsError:
             return False
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings: {folder} is absent (set SCREENING_TEST_DATA)")
     return folder.resolve()
+
+
+@pytest.fixture
+def whole_ptbxl(shared_data: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return all the PTB-XL records there are, 330 MB, for as long as the test runs."""
+    folder = tmp_path / "archive"
+    subprocess.run([sys.executable, shared_data / "ptbxl" / "unpack.py", folder], check=True, capture_output=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

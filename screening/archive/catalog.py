@@ -261,7 +261,7 @@ def build_catalog(
                 if progress:
                     progress(scan.count["records"])
         except OSError as error:
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error.strerror}" if error.strerror else type(error).__name__  # no path
             raise UserError(
                 f"The archive {shown_root!r} could not be read to its end ({why}); mend that and scan again."
             ) from error

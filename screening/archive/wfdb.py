@@ -104,9 +104,9 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
         )
     except Refused as refused:
         return Rejected(record_id, refused.reason, refused.detail, sha256, "wfdb")
-    except (OSError, ImportError):
-        raise
-    except Exception as error:  # MemoryError included: a row for the record, whatever its bytes did
+    except (OSError, ImportError, MemoryError):
+        raise  # the machine's fault, which says nothing of the record
+    except Exception as error:
         return Rejected(record_id, Reason.UNDECODABLE, f"the decoder failed: {type(error).__name__}", sha256, "wfdb")
 
 

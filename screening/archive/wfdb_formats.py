@@ -131,6 +131,8 @@ def _by_wfdb(fmt: int, data: bytes, offset: int, frames: int, signals: list[Sign
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 record = wfdb.rdrecord(f"{folder}/r", physical=False, smooth_frames=False)
+        except (ImportError, MemoryError):
+            raise
         except Exception as error:
             raise Refused(Reason.UNDECODABLE, f"wfdb failed on format {fmt}: {type(error).__name__}") from error
     columns = [np.asarray(s, np.int32).reshape(frames, -1) for s in record.e_d_signal]

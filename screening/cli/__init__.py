@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         code = EXIT_USAGE
+    except OSError as error:
+        click.echo(f"Error: {error.strerror or error} ({type(error).__name__}); check the path or URL", err=True)
+        code = EXIT_USAGE
     except click.ClickException as error:
         error.show()
         code = EXIT_USAGE

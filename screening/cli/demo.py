@@ -23,7 +23,7 @@ from screening.contract import LEADS, NOTICE
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to work in.",
 )
-@click.option("--records", default=2000, show_default=True, type=click.IntRange(20), help="ECGs to simulate.")
+@click.option("--records", default=2000, show_default=True, type=click.IntRange(200), help="ECGs to simulate.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the simulation.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came out as JSON.")
 def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
@@ -31,21 +31,21 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
 
     \b
     screening demo
-    screening demo --dest /tmp/demo --records 500
+    screening demo --dest trial --records 500
     """
     from screening.archive.catalog import build_catalog
     from screening.archive.labels import load_rule
     from screening.cli.progress import RunProgress
     from screening.model.bundle import PRETRAINED
     from screening.run.pipeline import screen
-    from screening.signal.simulate import SimulationSettings, write_archive
+    from screening.signal.simulate import METADATA_FILE, SimulationSettings, write_archive
     from screening.storage import Folder
 
     begun = time.monotonic()
     archive, catalog, runs = dest / f"archive-{records}-{seed}", dest / f"catalog-{records}-{seed}", dest / "runs"
     with RunProgress(quiet=as_json) as progress:
         progress.stage(f"simulating {records:,} ECGs, one in ten with an infarction, in {archive}")
-        if not (archive / "RECORDS").exists():
+        if not (archive / METADATA_FILE).exists():  # written last
             write_archive(str(archive), SimulationSettings(records=records, prevalence=0.1, seed=seed))
         progress.stage(f"cataloguing them in {catalog}")
         build_catalog(str(archive), str(catalog), labels=load_rule("ptbxl-mi"), deidentified=True)

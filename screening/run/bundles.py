@@ -7,17 +7,17 @@ import tempfile
 from pathlib import Path
 
 from screening.errors import UserError
-from screening.model.bundle import Bundle, load_bundle
+from screening.model.bundle import FILES, MANIFEST, Bundle, load_bundle
 from screening.storage import Folder
 
 
 def store_bundle(runs: Folder, bundle: Bundle) -> None:
     """Copy a bundle to ``RUNS/models/<sha256>/`` unless it is there; bundle.json last, so that it says all is there."""
     folder = runs.folder(f"models/{bundle.sha256}")
-    if folder.exists("bundle.json"):
+    if folder.exists(MANIFEST):
         return
-    for file in sorted(bundle.path.iterdir(), key=lambda path: path.name == "bundle.json"):
-        folder.write(file.name, file.read_bytes())
+    for name in (*FILES, MANIFEST):
+        folder.write(name, (bundle.path / name).read_bytes())
 
 
 def fetch_bundle(runs: Folder, sha256: str) -> Bundle:

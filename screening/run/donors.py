@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from screening.archive.catalog import Catalog
-from screening.archive.reader import ArchiveReader
 from screening.attribution.permutation import DonorSet
 from screening.contract import CARRIED_COLUMNS, N_LEADS, sha256_of
 from screening.errors import UserError
+from screening.recording import Recording, Rejected
 from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing
 from screening.storage import Folder
+
+Read = Callable[[str, str], Recording | Rejected]
+"""Reads a record, given its location and its id."""
 
 CANDIDATES_PER_DONOR = 4
 """So many are drawn for each donor wanted, because some are rejected and some are of one patient."""
@@ -32,7 +35,7 @@ CANDIDATES_PER_DONOR = 4
 def donor_set_for(
     runs: Folder,
     catalog: Catalog,
-    reader: ArchiveReader,
+    read: Read,
     *,
     preprocessing: Preprocessing,
     input_contract: str,
@@ -48,7 +51,7 @@ def donor_set_for(
     index = f"donors/index-{key}.json"
     if runs.exists(index):
         return str(json.loads(runs.read(index))["donor_set"])
-    chosen = _choose(catalog, reader, preprocessing, size)
+    chosen = _choose(catalog, read, preprocessing, size)
     if len(chosen.record_ids) < 2:
         return None
     name = chosen.sha256
@@ -85,7 +88,7 @@ def load_donor_set(runs: Folder, name: str) -> DonorSet:
     return found
 
 
-def _choose(catalog: Catalog, reader: ArchiveReader, preprocessing: Preprocessing, size: int) -> DonorSet:
+def _choose(catalog: Catalog, read: Read, preprocessing: Preprocessing, size: int) -> DonorSet:
     wanted = size * CANDIDATES_PER_DONOR
     draw = heapq.nsmallest(wanted, _ranked(catalog), key=lambda row: row[0])
     signals: list[np.ndarray] = []
@@ -96,7 +99,7 @@ def _choose(catalog: Catalog, reader: ArchiveReader, preprocessing: Preprocessin
         planned = pa.table(
             {name: pa.array([row[1].get(name) for row in part], pa.string()) for name in CARRIED_COLUMNS}
         )
-        outcomes = (reader.read(row[1]["location"], row[1]["record_id"]) for row in part)
+        outcomes = (read(row[1]["location"], row[1]["record_id"]) for row in part)
         decoded = decode_shard(planned, outcomes, preprocessing)
         for i, good in enumerate(decoded["reason"].is_null().to_pylist()):
             patient = part[i][1]["patient_key"]

@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -35,9 +35,9 @@ from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.donors import donor_set_for, load_donor_set
 from screening.run.fingerprint import THREADS_PER_WORKER, choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, footer, publish, read_manifest
-from screening.run.plan import Plan, make_plan, read_locations, read_shard, results_name
-from screening.run.stages import Scorer, decode_shard, results_bytes
-from screening.settings import RunSettings
+from screening.run.plan import Plan, make_plan, read_locations, read_shard, results_name, store_plan
+from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import quality_settings
 from screening.storage import Folder
@@ -48,8 +48,8 @@ SCORER_CPUS = DECODER_CPUS = 0.5
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
 RETRY_FIRST_S = 0.5
-SHARD_RECORDS, FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 256, 16, 4
-"""Ray costs milliseconds a shard, so shards are large; in a small archive every core should still get some."""
+FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 16, 16
+"""In a small archive shards are smaller, so that no core waits long for the last one."""
 
 T = TypeVar("T")
 
@@ -135,16 +135,17 @@ def screen(
                 donor_set = donor_set_for(
                     runs,
                     catalog,
-                    reader,
+                    lambda place, record_id: _again(lambda: reader.read(place, record_id), settings.storage_attempts),
                     preprocessing=bundle.preprocessing,
                     input_contract=bundle.input_contract_sha256,
                     size=settings.donor_set,
                 )
-            except OSError as error:
+            except _StorageError as error:
                 raise UserError(f"the archive {catalog.root_url} cannot be read: {error}; is it mounted?") from error
+            if donor_set is None:
+                on_stage("fewer than two patients can lend leads, so nothing is explained;")
         on_stage("planning")
         plan = make_plan(
-            runs,
             catalog,
             model={
                 "name": bundle.name,
@@ -167,6 +168,7 @@ def screen(
             on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which holds this run, is alive")
 
         with Lease(run, on_wait=waiting) as lease:
+            plan = store_plan(run, catalog, plan)
             return _finish(
                 run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
             )
@@ -308,6 +310,8 @@ def _execute(
     cpus = cluster.get("CPU", 1.0)
     workers = settings.workers or int(cluster["GPU"] if gpu else cpus)
     scorer_cpus = 0.0 if gpu else SCORER_CPUS
+    if gpu and workers > cluster["GPU"]:
+        raise UserError(f"--workers {workers} is more than the {cluster['GPU']:g} GPUs of this Ray; lower it")
     if workers * scorer_cpus + DECODER_CPUS > cpus:
         most = int((cpus - DECODER_CPUS) / SCORER_CPUS)
         raise UserError(f"--workers {workers} leaves no CPU for reading: this Ray has {cpus:g} CPUs, so at most {most}")
@@ -335,7 +339,7 @@ def _execute(
         compute=ActorPoolStrategy(size=min(workers, len(pending))),
         num_cpus=scorer_cpus,
         num_gpus=1 if gpu else 0,
-        fn_constructor_kwargs={"run": run, "runs": runs, "plan": plan},
+        fn_constructor_kwargs={"run": run, "runs": runs, "plan": plan, "attempts": settings.storage_attempts},
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -362,6 +366,7 @@ class _Source:
 
 def _decode_block(source: _Source, shard: int) -> list[pa.Table]:
     """Read task: the decoded rows of a shard, or the one row that says why storage did not give them."""
+    keep_freed_memory()
     run, archive = source.run, Folder(source.plan.archive_url, source.options)
     reader = ArchiveReader(source.plan.archive_url, source.options)
     try:
@@ -377,10 +382,21 @@ def _decode_block(source: _Source, shard: int) -> list[pa.Table]:
             decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)
         else:
             with ThreadPoolExecutor(REMOTE_READS) as pool:
-                decoded = decode_shard(planned, pool.map(read, range(len(ids))), source.preprocessing)
+                decoded = decode_shard(planned, _ahead(pool, read, len(ids)), source.preprocessing)
     except _StorageError as error:
         return [_row(shard, error=f"shard {shard}: {error}")]
     return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
+
+
+def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield ``read(0)``, ``read(1)``, ... in order, a bounded number of them under way or waiting at a time."""
+    waiting: deque[Future[T]] = deque()
+    for i in range(count):
+        waiting.append(pool.submit(read, i))
+        if len(waiting) == 2 * REMOTE_READS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class _StorageError(Exception):
@@ -403,8 +419,9 @@ def _again(ask: Callable[[], T], attempts: int) -> T:
 class _ScoringActor:
     """Holds the network and the donors; refuses to start on another machine than was planned for."""
 
-    def __init__(self, run: Folder, runs: Folder, plan: Plan) -> None:
-        self.run, self.plan = run, plan
+    def __init__(self, run: Folder, runs: Folder, plan: Plan, attempts: int) -> None:
+        keep_freed_memory()
+        self.run, self.plan, self.attempts = run, plan, attempts
         self.scorer: Scorer | str
         try:
             self.scorer = _scorer(runs, plan)
@@ -421,9 +438,9 @@ class _ScoringActor:
             raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
         try:
             # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
-            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded))
-        except OSError as error:
-            return _row(shard, error=f"shard {shard}: {type(error).__name__} while writing its results file")
+            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded), self.attempts)
+        except _StorageError as error:
+            return _row(shard, error=f"shard {shard}, results file: {error}")
         return _row(shard, summary=json.dumps(asdict(summary)))
 
 
@@ -431,6 +448,8 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
     import torch
 
     torch.set_num_threads(THREADS_PER_WORKER)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the golden logits and the tolerance rest on it
+    torch.backends.cudnn.deterministic = True
     device, batch_size = plan.fingerprint["device"], plan.fingerprint["batch_size"]
     here = numerics_fingerprint(device, batch_size=batch_size)
     if here != plan.fingerprint:
@@ -451,7 +470,7 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
     )
 
 
-def _write(run: Folder, plan: Plan, shard: int, results: pa.Table) -> ShardSummary:
+def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int) -> ShardSummary:
     """Write a shard's results file, whole."""
     reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
     facts: dict[str, Any] = {
@@ -463,7 +482,7 @@ def _write(run: Folder, plan: Plan, shard: int, results: pa.Table) -> ShardSumma
         "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
     }
     data = results_bytes(results, footer=footer(plan, facts))
-    run.write(results_name(shard), data)
+    _again(lambda: run.write(results_name(shard), data), attempts)
     return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.contract import CARRIED_COLUMNS, NOTICE, canonical_json, sha256_of
+from screening.contract import CARRIED_COLUMNS, NOTICE, sha256_of
 from screening.errors import UserError
 from screening.settings import RESULT_KEYS, RunSettings
 from screening.storage import Folder
@@ -70,7 +70,6 @@ def results_name(shard: int) -> str:
 
 
 def make_plan(
-    runs: Folder,
     catalog: Catalog,
     *,
     model: dict[str, str],
@@ -80,26 +79,23 @@ def make_plan(
     shard_records: int,
     fingerprint: dict[str, Any],
 ) -> Plan:
-    """Return the plan for these inputs: the one stored under its run_id if there is one, else a new one, stored.
+    """Return the plan for these inputs; nothing is written.
 
-    The same inputs give the same run_id, whatever the shard size or the number of workers; a stored plan keeps its shards.
+    The same inputs give the same run_id, whatever the shard size or the number of workers. Inputs are all that a row is
+    made from: the archive, every column carried from the catalog, the model, the donors, settings and numerics.
     """
     chosen = {key: getattr(settings, key) for key in RESULT_KEYS}
     digest = hashlib.sha256()
     records = 0
-    for batch in catalog.iter_batches(["record_id", "version"]):
-        for record_id, version in zip(batch["record_id"].to_pylist(), batch["version"].to_pylist(), strict=True):
-            digest.update(canonical_json([record_id, version]))
+    for batch in catalog.iter_batches(list(_RECORD_COLUMNS)):
+        for row in batch.to_pylist():
+            digest.update(json.dumps(list(row.values()), default=str).encode())
         records += batch.num_rows
     if not records:
         raise UserError(f"the catalog {catalog.path} holds no records; make it again with `screening catalog`")
-    keys = [catalog.key_id, catalog.patient_key_id]
-    run_id = sha256_of([digest.hexdigest(), model, donor_set, keys, chosen, quality, fingerprint])[:16]
-    run = runs.folder(run_id)
-    if run.exists("plan.json"):
-        return load_plan(run)
-    plan = Plan(
-        run_id=run_id,
+    source = [catalog.root_url, catalog.key_id, catalog.patient_key_id, digest.hexdigest()]
+    return Plan(
+        run_id=sha256_of([source, model, donor_set, chosen, quality, fingerprint])[:16],
         archive_url=catalog.root_url,
         catalog_id=catalog.catalog_id,
         key_id=catalog.key_id,
@@ -112,7 +108,13 @@ def make_plan(
         quality=quality,
         fingerprint=fingerprint,
     )
-    for number, shards in enumerate(_slices(_shards(catalog, shard_records))):
+
+
+def store_plan(run: Folder, catalog: Catalog, plan: Plan) -> Plan:
+    """Return the plan stored in a run's folder, storing this one where there is none; the caller holds the lease."""
+    if run.exists("plan.json"):
+        return load_plan(run)  # its shards hold, whatever size is asked for today
+    for number, shards in enumerate(_slices(_shards(catalog, plan.shard_records))):
         _write_slice(run, number, shards)
     run.write("plan.json", json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode())
     return plan

@@ -47,10 +47,15 @@ def faults(run: Folder) -> Iterator[str]:
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
             yield f"{file['name']}: its SHA-256 differs from the manifest's"
             continue
+        try:
+            planned = read_shard(run, shard, columns=["record_id"])["record_id"].to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            yield f"plan: the records of shard {shard} cannot be read ({type(error).__name__})"
+            continue
         table = pq.read_table(pa.BufferReader(data))
         if table.schema.remove_metadata() != result_schema():
             yield f"{file['name']}: its columns are not those of the contract"
-        elif table["record_id"].to_pylist() != read_shard(run, shard, columns=["record_id"])["record_id"].to_pylist():
+        elif table["record_id"].to_pylist() != planned:
             yield f"{file['name']}: its records are not those of shard {shard} of the plan"
     stored = {key: value for key, value in manifest["counts"].items() if key != "planned"}
     if stored != counts(finished_shards(run, plan).values()):

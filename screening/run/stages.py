@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,9 +21,9 @@ from screening.recording import Recording, Rejected
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.signal.quality import assess, verdicts
 
-DECODE_CHUNK = 64
+DECODE_CHUNK = 16
 DECODE_CHUNK_BYTES = 64 * 2**20
-"""Recordings decoded at once: 64 of ten seconds at 500 Hz are 15 MB, and long ones must not add up."""
+"""Recordings decoded at once: 16 of ten seconds at 500 Hz are 4 MB, which a core's cache holds; long ones must not add up."""
 
 _QUALITY_NAMES = tuple(name for name, _, _ in QUALITY_COLUMNS)
 _FACTS = ("reason", "detail", "record_sha256", "source_format", "unit_source", *_QUALITY_NAMES)
@@ -93,33 +95,70 @@ def _decode_chunk(
         else:
             facts[i]["unit_source"] = outcome.unit_source
             alike[outcome.rate_hz, outcome.signal_mV.shape[1]].append(i)
-    for (rate_hz, samples), members in alike.items():
-        recordings = [chunk[i] for i in members]
-        stacked = np.stack([r.signal_mV for r in recordings if isinstance(r, Recording)])
-        if samples < settings.min_window_s * rate_hz - 0.5:  # rounding of a length that is no whole number
-            found = f"{samples / rate_hz:.1f} s, and at least {settings.min_window_s:g} s are needed"
+    for (rate_hz, _), members in alike.items():
+        try:
+            _decode_alike(chunk, members, rate_hz, settings, facts, out)
+        except (MemoryError, OSError):
+            raise
+        except Exception:  # one record must not end the run: each is tried by itself
             for i in members:
-                facts[i] |= {"reason": Reason.TOO_SHORT, "detail": found, "duration_s": samples / rate_hz}
-            continue
-        quality = assess(stacked, rate_hz)
-        good = []
-        for row, (i, verdict) in enumerate(zip(members, verdicts(quality), strict=True)):
-            facts[i] |= {name: _plain(quality[name][row]) for name in _QUALITY_NAMES}
-            recording = chunk[i]
-            if isinstance(recording, Recording) and recording.flags:
-                facts[i]["quality_flags"] = ",".join(filter(None, [*recording.flags, facts[i]["quality_flags"]]))
-            if verdict is None:
-                good.append(row)
-            else:
-                facts[i] |= {"reason": verdict[0], "detail": verdict[1]}
-        if good:
-            filtered = preprocess(stacked[good], rate_hz, settings)
-            out[[members[row] for row in good]] = filtered.reshape(len(good), -1)
+                try:
+                    _decode_alike(chunk, [i], rate_hz, settings, facts, out)
+                except (MemoryError, OSError):
+                    raise
+                except Exception as error:
+                    facts[i] |= {"reason": Reason.UNDECODABLE, "detail": f"the filters failed: {type(error).__name__}"}
     return facts
+
+
+def _decode_alike(
+    chunk: Sequence[Recording | Rejected],
+    members: list[int],
+    rate_hz: float,
+    settings: Preprocessing,
+    facts: list[dict[str, Any]],
+    out: np.ndarray,
+) -> None:
+    """Judge and filter recordings of one rate and length: rows ``members`` of the chunk, of ``facts`` and of ``out``."""
+    recordings = [chunk[i] for i in members]
+    stacked = np.stack([r.signal_mV for r in recordings if isinstance(r, Recording)])
+    samples = stacked.shape[2]
+    if samples < settings.min_window_s * rate_hz - 0.5:  # rounding of a length that is no whole number
+        found = f"{samples / rate_hz:.1f} s, and at least {settings.min_window_s:g} s are needed"
+        for i in members:
+            facts[i] |= {"reason": Reason.TOO_SHORT, "detail": found, "duration_s": samples / rate_hz}
+        return
+    quality = assess(stacked, rate_hz)
+    good = []
+    for row, (i, verdict) in enumerate(zip(members, verdicts(quality), strict=True)):
+        facts[i] |= {name: _plain(quality[name][row]) for name in _QUALITY_NAMES}
+        recording = chunk[i]
+        if isinstance(recording, Recording) and recording.flags:
+            facts[i]["quality_flags"] = ",".join(filter(None, [*recording.flags, facts[i]["quality_flags"]]))
+        if verdict is None:
+            good.append(row)
+        else:
+            facts[i] |= {"reason": verdict[0], "detail": verdict[1]}
+    if good:
+        filtered = preprocess(stacked[good], rate_hz, settings)
+        out[[members[row] for row in good]] = filtered.reshape(len(good), -1)
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep what arrays free, once a process.
+
+    By default glibc gives large blocks back to the kernel and gets them anew, page fault by page fault, for every record.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest it takes
+    libc.mallopt(trim_threshold, 512 * 2**20)
 
 
 class Scorer:

@@ -26,8 +26,8 @@ from screening.contract import CARRIED_COLUMNS
 from screening.model.bundle import PRETRAINED, load_bundle
 from screening.recording import Recording, Rejected
 from screening.run.fingerprint import CPU_BATCH
-from screening.run.stages import Scorer, decode_shard, results_bytes
-from screening.settings import RunSettings
+from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.settings import SHARD_RECORDS
 
 IDENTITY = ("model_name", "model_version", "bundle_sha256", "input_contract_sha256", "run_id")
 
@@ -41,6 +41,7 @@ def start(root_url: str, model: Path, threads: int) -> None:
 
     global _scorer, _reader
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as the run's workers do
     bundle = load_bundle(model)
     _reader = ArchiveReader(root_url)
     _scorer = Scorer(
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PRETRAINED)
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--shard-records", type=int, default=RunSettings().shard_records)
+    parser.add_argument("--shard-records", type=int, default=SHARD_RECORDS)
     args = parser.parse_args()
     args.out.mkdir(parents=True)
     ready = (open_catalog(args.catalog).root_url, args.model, args.threads)

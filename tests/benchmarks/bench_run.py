@@ -59,6 +59,7 @@ def contenders(model: Path | None) -> tuple[Contender, list[Contender], Contende
     """Return the run, the bare loops (few processes or few threads: the better one counts) and the script."""
     bundle: list[str | Path] = ["--model", model] if model else []
     cores = os.cpu_count() or 1
+    shards = ["--shard-records", "128"]  # the same for all, so that they write the same files
 
     def run(archive: Path, out: Path) -> tuple[str, list[str | Path]]:
         arguments: list[str | Path] = [
@@ -73,12 +74,20 @@ def contenders(model: Path | None) -> tuple[Contender, list[Contender], Contende
             "none",
             "--json",
         ]
-        return "screening", [*arguments, *bundle]
+        return "screening", [*arguments, *shards, *bundle]
 
     def bare(processes: int, threads: int) -> Contender:
         def command(archive: Path, out: Path) -> tuple[str, list[str | Path]]:
             layout = ["--processes", str(processes), "--threads", str(threads)]
-            return "tests.benchmarks.bare_loop", ["--catalog", catalog_of(archive), "--out", out, *layout, *bundle]
+            return "tests.benchmarks.bare_loop", [
+                "--catalog",
+                catalog_of(archive),
+                "--out",
+                out,
+                *shards,
+                *layout,
+                *bundle,
+            ]
 
         return Contender(f"bare loop {processes} x {threads}", command, "part-*.parquet", threads)
 

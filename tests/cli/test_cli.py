@@ -97,14 +97,14 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_demo_runs_and_says_where_the_results_are(tmp_path: Path) -> None:
-    done = screening("demo", "--dest", tmp_path / "demo", "--records", "60")
+    done = screening("demo", "--dest", tmp_path / "demo", "--records", "200")
     assert done.returncode == 0, done.stderr
-    assert "60 simulated ECGs in, 60 outcomes out" in done.stdout
+    assert "200 simulated ECGs in, 200 outcomes out" in done.stdout
     (results,) = (tmp_path / "demo").glob("runs/*/results")
     assert f"Results: {results}/*.parquet" in done.stdout
     assert "AUROC 0." in done.stdout
     run = results.parent
     status = json.loads(screening("status", run, "--json").stdout)
-    assert (status["published"], status["done"]) == (True, 60)
+    assert (status["published"], status["done"]) == (True, 200)
     assert "whole; every file is as published" in screening("verify", run).stdout
     assert screening("failures", run).stdout.startswith(f"{status['rejected']} rejected records")

@@ -238,3 +238,46 @@ def test_more_workers_than_the_machine_has_are_refused(catalog: Path, bundle: Bu
             model_path=str(bundle.path),
             settings=RunSettings(workers=9, attribution="none", device="cpu"),
         )
+
+
+def test_the_variants_of_wfdb_screen_too(bundle: Bundle, shared_data: Path, tmp_path: Path) -> None:
+    """CinC 2021 (MATLAB files) and the PTB diagnostic database (15 signals, 1000 Hz, 38 s), found by listing."""
+    build_catalog(str(shared_data / "wfdb_variants"), str(tmp_path / "catalog"), deidentified=True)
+    outcome = screen(
+        str(tmp_path / "catalog"),
+        str(tmp_path / "runs"),
+        model_path=str(bundle.path),
+        settings=RunSettings(attribution="none"),
+    )
+    rows = {row["record_id"]: row for table in iter_results(Folder(outcome.url)) for row in table.to_pylist()}
+    assert (outcome.published, len(rows)) == (True, 28)
+    rejected = {name: row["reason"] for name, row in rows.items() if row["status"] == "rejected"}
+    # V2, V4 and V6 of these two are zeros throughout.
+    assert rejected == {"cinc2021/JS20004": "flat_lead", "cinc2021/JS20008": "flat_lead"}
+    assert rows["ptbdb/s0010_re"]["unit_source"] == "wfdb default mV"
+    assert rows["ptbdb/s0010_re"]["duration_s"] == pytest.approx(38.4)
+
+
+def test_a_corrected_table_or_a_moved_archive_is_another_run(bundle: Bundle, ptbxl: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(ptbxl, archive)
+    ages: list[float] = []
+
+    def run_id(place: Path) -> str:
+        build_catalog(str(place), str(tmp_path / "catalog" / place.name / str(len(ages))), deidentified=True)
+        catalog = str(tmp_path / "catalog" / place.name / str(len(ages)))
+        settings = RunSettings(attribution="none", shard_records=64)
+        outcome = screen(catalog, str(tmp_path / "runs"), model_path=str(bundle.path), settings=settings)
+        assert outcome.published
+        (table,) = iter_results(Folder(outcome.url), columns=["age"])
+        ages.append(table["age"][0].as_py())
+        return outcome.run_id
+
+    first = run_id(archive)
+    table = archive / "ptbxl_database.csv"
+    table.write_text(table.read_text().replace("1,15709.0,56.0,", "1,15709.0,57.0,", 1))
+    second = run_id(archive)
+    shutil.move(archive, tmp_path / "elsewhere")
+    third = run_id(tmp_path / "elsewhere")
+    assert len({first, second, third}) == 3
+    assert ages == [56.0, 57.0, 57.0]
