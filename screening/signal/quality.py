@@ -12,13 +12,13 @@ that a refusal is rare and right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from scipy import fft
 
-from screening.contract import DERIVED_LEADS, LEADS, Reason
+from screening.contract import DERIVED_LEADS, LEADS, QUALITY_LIMITS, Reason
 from screening.signal.preprocess import fill_gaps
 
 JUDGED_S = 10.0
@@ -39,40 +39,6 @@ LEAD_I_WEIGHTS[5:] = (-0.66, -0.36, 0.08, 0.08, 0.05, 0.09, 0.41)  # aVF, V1..V6
 PLATEAU_S = 0.02
 """A QRS peak stands still for one or two samples; an amplifier at its limit for longer."""
 
-
-@dataclass(frozen=True)
-class QualityLimits:
-    """Beyond these a record is rejected (``max_``, ``min_``) or flagged (``flag_``).
-
-    In brackets what PTB-XL folds 1-8 show: the 99.9th percentile and the most extreme record.
-    """
-
-    max_missing_fraction: float = 0.05  # (0, 0) half a second may hide one beat, not more
-    max_flat_fraction: float = 0.5  # (0.04, 0.72: an electrode off)
-    min_lead_amplitude_mV: float = 0.03  # (0.13 at the 0.1st percentile, 0.10)
-    max_clipped_fraction: float = 0.1  # (0.01, 0.01)
-    min_amplitude_mV: float = 0.15  # (0.93 at the 0.1st percentile, 0.83) read 1000 times too small: below 0.02
-    max_amplitude_mV: float = 15.0  # (7.4, 12.4) read 1000 times too large: above 800
-    # IEC 60601-2-25 allows an amplitude error of 5% or 40 uV, so that half the limb leads' size is no amplifier's fault.
-    max_einthoven_mV: float = 0.05  # (0.0003, 0.0003) and, together with it,
-    max_einthoven_share: float = 0.5  # of the limb leads' root mean square
-    max_noise_mV: float = 0.3  # (0.066, 0.11)
-
-    flag_flat_fraction: float = 0.1  # (0.04, 0.72)
-    flag_clipped_fraction: float = 0.02  # (0.013, 0.014)
-    flag_einthoven_mV: float = 0.04  # (0.0003, 0.0003) the error that IEC 60601-2-25 allows
-    flag_mains_mV: float = 0.03  # (0.025, 0.034)
-    flag_baseline_mV: float = 0.9  # (2.4, 3.2) its 99th percentile
-    flag_noise_mV: float = 0.05  # (0.066, 0.11) its 99.5th percentile
-    flag_amplitude_mV: float = 8.0  # (7.4, 12.4)
-    flag_reversal: float = (
-        -0.4
-    )  # (-0.35 at the 0.1st percentile) with arms swapped 98% are below it, of folds 1-8 as of 9
-    flag_identical: float = 0.9999  # correlation of two chest leads
-
-
-LIMITS = QualityLimits()
-
 FLAGS: dict[str, str] = {
     "missing": "samples are missing and were interpolated",
     "flat": "a lead stands still for some of the time",
@@ -90,7 +56,7 @@ FLAGS: dict[str, str] = {
 
 def quality_settings() -> dict[str, float]:
     """Return the limits, for the plan's hash."""
-    return asdict(LIMITS)
+    return asdict(QUALITY_LIMITS)
 
 
 def assess(signals_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:
@@ -142,7 +108,7 @@ def verdicts(quality: Mapping[str, Any]) -> list[tuple[Reason, str] | None]:
 
 
 def _verdict(q: Mapping[str, float]) -> tuple[Reason, str] | None:
-    limit = LIMITS
+    limit = QUALITY_LIMITS
     if not q["missing_fraction"] <= limit.max_missing_fraction:
         return Reason.MISSING_SAMPLES, (
             f"{q['missing_fraction']:.0%} of a lead's samples are missing (limit {limit.max_missing_fraction:.0%})"
@@ -179,7 +145,7 @@ def _verdict(q: Mapping[str, float]) -> tuple[Reason, str] | None:
 
 
 def _flags(q: Mapping[str, Any]) -> list[str]:
-    limit = LIMITS
+    limit = QUALITY_LIMITS
     raised = {
         "missing": q["missing_fraction"] > 0,
         "flat": q["flat_fraction"] > limit.flag_flat_fraction,
@@ -203,7 +169,7 @@ def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
     signal = recorded[:, start : start + n]
     finite = np.isfinite(signal)
     missing = 0.0 if finite.all() else float(1 - finite.mean(axis=1).min())
-    if n < 2 or missing > LIMITS.max_missing_fraction:
+    if n < 2 or missing > QUALITY_LIMITS.max_missing_fraction:
         return _UNKNOWN | {"missing_fraction": missing if n > 1 else 1.0}
     signal = fill_gaps(signal)
     lowest, highest = signal.min(axis=1, keepdims=True), signal.max(axis=1, keepdims=True)
@@ -335,7 +301,7 @@ def _clipped(at_limit: np.ndarray, rate_hz: float, flat: np.ndarray) -> float:
     """Return the largest share of time that a lead spends in plateaus at its own highest or lowest value."""
     longest = max(3, round(PLATEAU_S * rate_hz))
     worst = 0.0
-    for lead in np.flatnonzero((at_limit.sum(axis=1) >= longest) & (flat < LIMITS.max_flat_fraction)):
+    for lead in np.flatnonzero((at_limit.sum(axis=1) >= longest) & (flat < QUALITY_LIMITS.max_flat_fraction)):
         edges = np.flatnonzero(np.diff(at_limit[lead], prepend=False, append=False))
         lengths = edges[1::2] - edges[::2]
         worst = max(worst, float(lengths[lengths >= longest].sum()) / at_limit.shape[1])

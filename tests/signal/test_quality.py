@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from screening.archive.reader import ArchiveReader
-from screening.contract import CARRIED_COLUMNS, LEADS, QUALITY_COLUMNS, REASONS, Reason, result_schema
+from screening.contract import CARRIED_COLUMNS, LEADS, QUALITY_COLUMNS, QUALITY_LIMITS, REASONS, Reason, result_schema
 from screening.recording import Recording
 from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing, preprocess
-from screening.signal.quality import FLAGS, LIMITS, assess, quality_settings, verdicts
+from screening.signal.quality import FLAGS, assess, quality_settings, verdicts
 from tests.corpus import Case, poor_cases, write
 
 RATE_HZ = 500.0
@@ -376,7 +376,7 @@ def test_it_gives_the_columns_of_the_contract_and_leaves_its_input_alone(good: n
 
 def test_every_limit_goes_into_the_plan() -> None:
     settings = quality_settings()
-    assert settings["max_flat_fraction"] == LIMITS.max_flat_fraction == 0.5
+    assert settings["max_flat_fraction"] == QUALITY_LIMITS.max_flat_fraction == 0.5
     assert all(isinstance(value, float) for value in settings.values())
 
 

@@ -1,4 +1,4 @@
-"""Where the limits of screening/signal/quality.py come from: the distributions on a real archive.
+"""Where the limits of screening/contract.py (QualityLimits) come from: the distributions on a real archive.
 
     python -m tests.studies.quality_limits ARCHIVE [--folds 1-8]
 
@@ -17,8 +17,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from screening.archive.reader import ArchiveReader
+from screening.contract import QUALITY_LIMITS
 from screening.recording import Recording
-from screening.signal.quality import _MEASURES, LIMITS, QRS_BAND_HZ, T_LOW_HZ, _measure, _Spectrum, assess, verdicts
+from screening.signal.quality import _MEASURES, QRS_BAND_HZ, T_LOW_HZ, _measure, _Spectrum, assess, verdicts
 
 PERCENTILES = (0, 0.1, 1, 50, 95, 99, 99.9, 100)
 NOTES = {"baseline_drift": "baseline_mV", "static_noise": "noise_mV", "burst_noise": "noise_mV"}
@@ -49,7 +50,7 @@ def main() -> None:
     weights = np.linalg.solve(products[5:, 5:], products[5:, 0])
     print("lead I from aVF, V1..V6 by least squares:", weights.round(2))
     swapped = -np.array(likeness)  # swapped arms turn lead I over and leave aVF and the chest leads alone
-    print(f"with arms swapped {np.mean(swapped < LIMITS.flag_reversal):.1%} of them would be flagged")
+    print(f"with arms swapped {np.mean(swapped < QUALITY_LIMITS.flag_reversal):.1%} of them would be flagged")
     for row, quality in zip(rows, found, strict=True):
         if verdict := verdicts(quality)[0]:
             print(f"rejected {row['ecg_id']}: {verdict[0]}: {verdict[1]}")
