@@ -155,7 +155,3 @@ class Folder:
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""
         return self._opened[0].open(self.path(name), "rb")
-
-    def size(self, name: str) -> int:
-        """Return the size of file ``name`` in bytes."""
-        return int(self._opened[0].size(self.path(name)))

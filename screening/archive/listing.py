@@ -24,7 +24,6 @@ HEADER_SUFFIX = ".hea"
 SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
 OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
 WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
-MAX_RECORDS_FILE_BYTES = 2**31
 MAX_RECORDS_DEPTH = 8
 _CACHED_ENTRIES = 200_000
 _DENSE = 64  # records a folder, above which one recursive listing more is not worth it

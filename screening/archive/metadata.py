@@ -49,11 +49,6 @@ class Facts:
     statements: Statements | None = None
     fold: int | None = None
 
-    @property
-    def empty(self) -> bool:
-        """Whether neither age nor sex nor a statement is known."""
-        return self.age is None and self.sex is None and not self.statements
-
 
 # --- Column mappings -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ one "at that prevalence", and the prevalence is kept beside it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,6 @@ class PlattCalibrator:
         logit = np.asarray(logit)
         probability: np.ndarray = expit(self.slope * logit.astype(np.float64) + self.intercept)
         return probability.astype(logit.dtype)
-
-    def to_json(self) -> dict[str, float]:
-        """Return the three numbers as plain JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> PlattCalibrator:
-        """Return the calibrator that ``to_json`` wrote; an unknown or missing key is a TypeError."""
-        return cls(**value)
 
 
 def fit_platt(logit: np.ndarray, target: np.ndarray) -> PlattCalibrator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -62,7 +62,6 @@ def load_training_set(
     *,
     folds: Collection[int] | None = None,
     storage_options: dict[str, Any] | None = None,
-    on_progress: Callable[[int], None] | None = None,
 ) -> TrainingSet:
     """Read the labelled records of a catalog.
 
@@ -80,8 +79,6 @@ def load_training_set(
         Read these folds only; others are not opened.
     storage_options : dict, optional
         For the archive's file system.
-    on_progress : callable, optional
-        Called with the number of records read so far.
 
     Returns
     -------
@@ -98,7 +95,6 @@ def load_training_set(
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     parts: list[dict[str, np.ndarray]] = []
-    read = 0
     columns = [*CARRIED_COLUMNS, "label", "fold"]
     for batch in catalog.iter_batches(columns, with_location=True, batch_size=_BATCH):
         planned = pa.Table.from_batches([batch])
@@ -119,7 +115,6 @@ def load_training_set(
             )
         )
         decoded = decode_shard(planned, outcomes, preprocessing)
-        read += planned.num_rows
         left_out.update(reason for reason in decoded["reason"].to_pylist() if reason is not None)
         good = []
         for at, (reason, sha256) in enumerate(
@@ -131,8 +126,6 @@ def load_training_set(
                 seen.add(sha256)
                 good.append(at)
         parts.append(_arrays(planned.take(good), decoded.take(good), fold[good], preprocessing.samples))
-        if on_progress is not None:
-            on_progress(read)
     left = {name: count for name, count in sorted(left_out.items()) if count}
     if not sum(len(part["target"]) for part in parts):
         told = ", ".join(f"{count} {name}" for name, count in left.items()) or "it is empty"

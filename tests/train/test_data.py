@@ -102,12 +102,6 @@ def test_only_the_wanted_folds_are_read(catalog: str, loaded: TrainingSet) -> No
     assert some.left_out["other_fold"] + len(some) <= RECORDS + 1
 
 
-def test_progress_counts_records(catalog: str) -> None:
-    told: list[int] = []
-    load_training_set(catalog, Preprocessing(), on_progress=told.append)
-    assert told[-1] == RECORDS  # the unlabelled one is not opened
-
-
 def test_disjoint_sets_pass_and_shared_patients_or_records_do_not(loaded: TrainingSet) -> None:
     half = np.arange(len(loaded)) < len(loaded) // 2
     first, second = loaded.where(half), loaded.where(~half)
