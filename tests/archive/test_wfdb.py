@@ -229,13 +229,23 @@ def test_names_of_patients_stay_in_the_header() -> None:
 
 def test_an_unexpected_failure_is_told_by_its_type_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise MemoryError("/home/hans")
+        raise RecursionError("/home/hans")
 
     monkeypatch.setattr(wfdb, "decode_leads", fail)
     files = wfdb_files.record()
     got = decode("x", files["r.hea"], files)
     assert isinstance(got, Rejected)
-    assert (got.reason, got.detail) == (Reason.UNDECODABLE, "the decoder failed: MemoryError")
+    assert (got.reason, got.detail) == (Reason.UNDECODABLE, "the decoder failed: RecursionError")
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(wfdb, "decode_leads", fail)
+    files = wfdb_files.record()
+    with pytest.raises(MemoryError):
+        decode("x", files["r.hea"], files)
 
 
 def test_a_full_disk_is_not_blamed_on_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
