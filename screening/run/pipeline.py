@@ -5,20 +5,16 @@ Of the files of ``run/`` this one alone knows Ray. The driver holds a few number
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
@@ -29,14 +25,13 @@ from screening.archive.reader import ArchiveReader
 from screening.attribution.permutation import OPERATOR
 from screening.cluster import cluster
 from screening.errors import UserError
-from screening.model.bundle import check_golden, load_bundle
-from screening.recording import Recording, Rejected
-from screening.run.bundles import fetch_bundle, store_bundle
-from screening.run.donors import donor_set_for, load_donor_set
-from screening.run.fingerprint import THREADS_PER_WORKER, choose_device, numerics_fingerprint
-from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, footer, publish, read_manifest
-from screening.run.plan import Plan, make_plan, read_locations, read_shard, results_name, store_plan
-from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.model.bundle import load_bundle
+from screening.run.bundles import store_bundle
+from screening.run.donors import donor_set_for
+from screening.run.fingerprint import choose_device, numerics_fingerprint
+from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
+from screening.run.plan import Plan, make_plan, store_plan
+from screening.run.worker import ScoringActor, Source, StorageError, again, decode_block
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import quality_settings
@@ -45,13 +40,8 @@ from screening.storage import Folder
 # Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
 # have half the cores, so that actors cannot starve them (a pool that takes every CPU hangs Ray Data).
 SCORER_CPUS = DECODER_CPUS = 0.5
-REMOTE_READS = 16
-"""Concurrent reads a task from an object store; a local disk is read in line."""
-RETRY_FIRST_S = 0.5
 FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 16, 16
 """In a small archive shards are smaller, so that no core waits long for the last one."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -135,12 +125,12 @@ def screen(
                 donor_set = donor_set_for(
                     runs,
                     catalog,
-                    lambda place, record_id: _again(lambda: reader.read(place, record_id), settings.storage_attempts),
+                    lambda place, record_id: again(lambda: reader.read(place, record_id), settings.storage_attempts),
                     preprocessing=bundle.preprocessing,
                     input_contract=bundle.input_contract_sha256,
                     size=settings.donor_set,
                 )
-            except _StorageError as error:
+            except StorageError as error:
                 raise UserError(f"the archive {catalog.root_url} cannot be read: {error}; is it mounted?") from error
             if donor_set is None:
                 on_stage("fewer than two patients can lend leads, so nothing is explained;")
@@ -323,17 +313,17 @@ def _execute(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said once, by us
 
     sample_bytes = 12 * preprocessing.samples * 4
-    source = _Source(run, plan, preprocessing, options, settings.storage_attempts)
+    source = Source(run, plan, preprocessing, options, settings.storage_attempts)
     tasks = [
         ReadTask(
-            partial(_decode_block, source, shard),
+            partial(decode_block, source, shard),
             BlockMetadata(plan.shard_rows(shard), plan.shard_rows(shard) * sample_bytes, None, None),
         )
         for shard in pending
     ]
     dataset = ray.data.read_datasource(_Shards(tasks), num_cpus=DECODER_CPUS, override_num_blocks=len(tasks))
     dataset = dataset.map_batches(
-        _ScoringActor,
+        ScoringActor,
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(workers, len(pending))),
@@ -351,145 +341,3 @@ def _execute(
         # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.
         cause = str(getattr(error, "cause", None) or error).strip().splitlines()
         yield f"Ray ended the run: {type(error).__name__}: {cause[-1] if cause else ''}"
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a read task needs beside its shard's number."""
-
-    run: Folder
-    plan: Plan
-    preprocessing: Preprocessing
-    options: dict[str, Any]
-    attempts: int
-
-
-def _decode_block(source: _Source, shard: int) -> list[pa.Table]:
-    """Read task: the decoded rows of a shard, or the one row that says why storage did not give them."""
-    keep_freed_memory()
-    run, archive = source.run, Folder(source.plan.archive_url, source.options)
-    reader = ArchiveReader(source.plan.archive_url, source.options)
-    try:
-        planned = _again(lambda: read_shard(run, shard), source.attempts)
-        places = _again(lambda: read_locations(run, shard), source.attempts)
-        ids = planned["record_id"].to_pylist()
-
-        def read(i: int) -> Recording | Rejected:
-            # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
-            return _again(lambda: reader.read(places[i], ids[i]), source.attempts)
-
-        if archive.is_local:
-            decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)
-        else:
-            with ThreadPoolExecutor(REMOTE_READS) as pool:
-                decoded = decode_shard(planned, _ahead(pool, read, len(ids)), source.preprocessing)
-    except _StorageError as error:
-        return [_row(shard, error=f"shard {shard}: {error}")]
-    return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
-
-
-def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield ``read(0)``, ``read(1)``, ... in order, a bounded number of them under way or waiting at a time."""
-    waiting: deque[Future[T]] = deque()
-    for i in range(count):
-        waiting.append(pool.submit(read, i))
-        if len(waiting) == 2 * REMOTE_READS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-class _StorageError(Exception):
-    """Storage did not answer as it should, however often it was asked."""
-
-
-def _again(ask: Callable[[], T], attempts: int) -> T:
-    """Return ``ask()``, asking again with doubling pauses when storage fails."""
-    for attempt in range(attempts):
-        try:
-            return ask()
-        except Exception as error:
-            if attempt + 1 == attempts:
-                # The type only: messages of storage libraries hold paths.
-                raise _StorageError(f"{type(error).__name__} from storage, {attempts} times") from error
-            time.sleep(RETRY_FIRST_S * 2**attempt)
-    raise AssertionError
-
-
-class _ScoringActor:
-    """Holds the network and the donors; refuses to start on another machine than was planned for."""
-
-    def __init__(self, run: Folder, runs: Folder, plan: Plan, attempts: int) -> None:
-        keep_freed_memory()
-        self.run, self.plan, self.attempts = run, plan, attempts
-        self.scorer: Scorer | str
-        try:
-            self.scorer = _scorer(runs, plan)
-        except UserError as error:
-            self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
-
-    def __call__(self, decoded: pa.Table) -> pa.Table:
-        shard = decoded["shard"][0].as_py()
-        if "error" in decoded.column_names:
-            return decoded
-        if isinstance(self.scorer, str):
-            return _row(shard, error=self.scorer, fatal=True)
-        if decoded.num_rows != self.plan.shard_rows(shard) or pc.count_distinct(decoded["shard"]).as_py() != 1:
-            raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
-        try:
-            # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
-            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded), self.attempts)
-        except _StorageError as error:
-            return _row(shard, error=f"shard {shard}, results file: {error}")
-        return _row(shard, summary=json.dumps(asdict(summary)))
-
-
-def _scorer(runs: Folder, plan: Plan) -> Scorer:
-    import torch
-
-    torch.set_num_threads(THREADS_PER_WORKER)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the golden logits and the tolerance rest on it
-    torch.backends.cudnn.deterministic = True
-    device, batch_size = plan.fingerprint["device"], plan.fingerprint["batch_size"]
-    here = numerics_fingerprint(device, batch_size=batch_size)
-    if here != plan.fingerprint:
-        different = ", ".join(f"{key} ({here[key]})" for key in here if here[key] != plan.fingerprint.get(key))
-        raise UserError(
-            f"a worker differs from the plan of run {plan.run_id} in {different}; start a new run, or use like machines"
-        )
-    bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
-    check_golden(bundle, bundle.network(device), device)
-    return Scorer(
-        bundle,
-        load_donor_set(runs, plan.donor_set) if plan.donor_set else None,
-        identity=plan.results_identity,
-        attribution=plan.settings["attribution"],
-        donors_per_record=plan.settings["donors"],
-        device=device,
-        batch_size=batch_size,
-    )
-
-
-def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int) -> ShardSummary:
-    """Write a shard's results file, whole."""
-    reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
-    facts: dict[str, Any] = {
-        "shard": shard,
-        "rows": results.num_rows,
-        "scored": results["reason"].null_count,
-        "flagged": pc.sum(results["flagged"], min_count=0).as_py(),
-        "explained": results.num_rows - results["importance_donors"].null_count,
-        "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
-    }
-    data = results_bytes(results, footer=footer(plan, facts))
-    _again(lambda: run.write(results_name(shard), data), attempts)
-    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-
-def _row(shard: int, *, summary: str | None = None, error: str | None = None, fatal: bool = False) -> pa.Table:
-    """Return the one row of a shard that the driver sees."""
-    columns = {"shard": [shard], "summary": [summary], "error": [error], "fatal": [fatal]}
-    return pa.table(columns, schema=_ROW)
-
-
-_ROW = pa.schema({"shard": pa.int32(), "summary": pa.string(), "error": pa.string(), "fatal": pa.bool_()})

@@ -1,0 +1,180 @@
+"""What the workers of a run do with one shard: read and decode it, score it, write it. No Ray here.
+
+Storage that fails is a value on its way to the driver, never an exception: its shard stays unfinished and the run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from screening.archive.reader import ArchiveReader
+from screening.errors import UserError
+from screening.model.bundle import check_golden
+from screening.recording import Recording, Rejected
+from screening.run.bundles import fetch_bundle
+from screening.run.donors import load_donor_set
+from screening.run.fingerprint import THREADS_PER_WORKER, numerics_fingerprint
+from screening.run.ledger import ShardSummary, footer
+from screening.run.plan import Plan, read_locations, read_shard, results_name
+from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.signal.preprocess import Preprocessing
+from screening.storage import Folder
+
+REMOTE_READS = 16
+"""Concurrent reads a task from an object store; a local disk is read in line."""
+RETRY_FIRST_S = 0.5
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a read task needs beside its shard's number."""
+
+    run: Folder
+    plan: Plan
+    preprocessing: Preprocessing
+    options: dict[str, Any]
+    attempts: int
+
+
+def decode_block(source: Source, shard: int) -> list[pa.Table]:
+    """Read task: the decoded rows of a shard, or the one row that says why storage did not give them."""
+    keep_freed_memory()
+    run, archive = source.run, Folder(source.plan.archive_url, source.options)
+    reader = ArchiveReader(source.plan.archive_url, source.options)
+    try:
+        planned = again(lambda: read_shard(run, shard), source.attempts)
+        places = again(lambda: read_locations(run, shard), source.attempts)
+        ids = planned["record_id"].to_pylist()
+
+        def read(i: int) -> Recording | Rejected:
+            # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
+            return again(lambda: reader.read(places[i], ids[i]), source.attempts)
+
+        if archive.is_local:
+            decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)
+        else:
+            with ThreadPoolExecutor(REMOTE_READS) as pool:
+                decoded = decode_shard(planned, _ahead(pool, read, len(ids)), source.preprocessing)
+    except StorageError as error:
+        return [_row(shard, error=f"shard {shard}: {error}")]
+    return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
+
+
+def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield ``read(0)``, ``read(1)``, ... in order, a bounded number of them under way or waiting at a time."""
+    waiting: deque[Future[T]] = deque()
+    for i in range(count):
+        waiting.append(pool.submit(read, i))
+        if len(waiting) == 2 * REMOTE_READS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class StorageError(Exception):
+    """Storage did not answer as it should, however often it was asked."""
+
+
+def again(ask: Callable[[], T], attempts: int) -> T:
+    """Return ``ask()``, asking again with doubling pauses when storage fails."""
+    for attempt in range(attempts):
+        try:
+            return ask()
+        except Exception as error:
+            if attempt + 1 == attempts:
+                # The type only: messages of storage libraries hold paths.
+                raise StorageError(f"{type(error).__name__} from storage, {attempts} times") from error
+            time.sleep(RETRY_FIRST_S * 2**attempt)
+    raise AssertionError
+
+
+class ScoringActor:
+    """Holds the network and the donors; refuses to start on another machine than was planned for."""
+
+    def __init__(self, run: Folder, runs: Folder, plan: Plan, attempts: int) -> None:
+        keep_freed_memory()
+        self.run, self.plan, self.attempts = run, plan, attempts
+        self.scorer: Scorer | str
+        try:
+            self.scorer = _scorer(runs, plan)
+        except UserError as error:
+            self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Score a decoded shard and write its results file; return the one row that the driver sees."""
+        shard = decoded["shard"][0].as_py()
+        if "error" in decoded.column_names:
+            return decoded
+        if isinstance(self.scorer, str):
+            return _row(shard, error=self.scorer, fatal=True)
+        if decoded.num_rows != self.plan.shard_rows(shard) or pc.count_distinct(decoded["shard"]).as_py() != 1:
+            raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
+        try:
+            # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
+            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded), self.attempts)
+        except StorageError as error:
+            return _row(shard, error=f"shard {shard}, results file: {error}")
+        return _row(shard, summary=json.dumps(asdict(summary)))
+
+
+def _scorer(runs: Folder, plan: Plan) -> Scorer:
+    import torch
+
+    torch.set_num_threads(THREADS_PER_WORKER)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the golden logits and the tolerance rest on it
+    torch.backends.cudnn.deterministic = True
+    device, batch_size = plan.fingerprint["device"], plan.fingerprint["batch_size"]
+    here = numerics_fingerprint(device, batch_size=batch_size)
+    if here != plan.fingerprint:
+        different = ", ".join(f"{key} ({here[key]})" for key in here if here[key] != plan.fingerprint.get(key))
+        raise UserError(
+            f"a worker differs from the plan of run {plan.run_id} in {different}; start a new run, or use like machines"
+        )
+    bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
+    check_golden(bundle, bundle.network(device), device)
+    return Scorer(
+        bundle,
+        load_donor_set(runs, plan.donor_set) if plan.donor_set else None,
+        identity=plan.results_identity,
+        attribution=plan.settings["attribution"],
+        donors_per_record=plan.settings["donors"],
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int) -> ShardSummary:
+    """Write a shard's results file, whole."""
+    reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
+    facts: dict[str, Any] = {
+        "shard": shard,
+        "rows": results.num_rows,
+        "scored": results["reason"].null_count,
+        "flagged": pc.sum(results["flagged"], min_count=0).as_py(),
+        "explained": results.num_rows - results["importance_donors"].null_count,
+        "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
+    }
+    data = results_bytes(results, footer=footer(plan, facts))
+    again(lambda: run.write(results_name(shard), data), attempts)
+    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _row(shard: int, *, summary: str | None = None, error: str | None = None, fatal: bool = False) -> pa.Table:
+    """Return the one row of a shard that the driver sees."""
+    columns = {"shard": [shard], "summary": [summary], "error": [error], "fatal": [fatal]}
+    return pa.table(columns, schema=_ROW)
+
+
+_ROW = pa.schema({"shard": pa.int32(), "summary": pa.string(), "error": pa.string(), "fatal": pa.bool_()})
