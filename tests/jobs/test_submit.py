@@ -46,7 +46,13 @@ class Head:
     def submit(self, submission_id: str, *entry: str | Path) -> subprocess.CompletedProcess[str]:
         command = [RAY, "job", "submit", "--address", self.url, "--submission-id", submission_id]
         command += ["--working-dir", str(PROJECT / "jobs"), "--", sys.executable, *map(str, entry)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        deadline = time.monotonic() + 60
+        while True:
+            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+            # The dashboard answers some time before the agent that starts jobs is there.
+            if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+                return done
+            time.sleep(1)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "--node-ip-address",
         "127.0.0.1",
     ]
+    command += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     found = Head(f"http://127.0.0.1:{dashboard}", environment)
