@@ -71,7 +71,7 @@ def _found(run: Any, catalog: str) -> dict[str, Any]:
 
     from screening.archive.catalog import open_catalog
     from screening.run.read import iter_results
-    from screening.train.evaluate import evaluate
+    from screening.train.evaluate import Scored, evaluate
 
     truth: dict[str, str] = {}
     for batch in open_catalog(catalog).iter_batches(["record_id", "label"]):
@@ -80,7 +80,7 @@ def _found(run: Any, catalog: str) -> dict[str, Any]:
     rows = [row for table in iter_results(run, columns=wanted) for row in table.to_pylist() if row["logit"] is not None]
     label = np.array([truth[row["record_id"]] for row in rows])
     tasks = evaluate(
-        np.array([row["logit"] for row in rows]),
+        Scored(np.array([row["logit"] for row in rows])),
         (label == "MI").astype(int),
         label,
         np.array([row["patient_key"] for row in rows]),

@@ -6,7 +6,8 @@
     model.safetensors   weights
     golden.safetensors  simulated ECGs as recorded and as the network sees them, and their logits
     seen.parquet        SHA-256 of every record it was trained, tuned or calibrated on
-    card.md             the model card
+    card.md             the model card, and the pictures (.png) that it shows
+    out_of_fold.parquet predictions of nested cross-validation, where it was run
 
 The content hash of ``bundle.json`` names the bundle: it covers every file, so two bundles with one hash are one bundle.
 """
@@ -21,7 +22,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     import torch
 
     from screening.model.calibration import PlattCalibrator
-    from screening.model.msaic import MSAICConfig, MSAICNet
+    from screening.model.classifier import Classifier, NetworkConfig
+    from screening.model.out_of_fold import OutOfFold
     from screening.signal.preprocess import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # 2 added the optional files
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"
 """The bundle that ships with the package."""
 
@@ -50,6 +53,7 @@ MANIFEST, WEIGHTS, GOLDEN, SEEN, CARD = (
     "card.md",
 )
 FILES = (WEIGHTS, GOLDEN, SEEN, CARD)
+OUT_OF_FOLD = "out_of_fold.parquet"  # not in every bundle
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "input_mV": 1e-4}
 """Largest difference that is still rounding: of a golden logit by the network's dtype (float32 leaves room for another
 machine's kernels), and of a preprocessed sample."""
@@ -57,6 +61,7 @@ SEEN_USES = ("trained", "tuned", "calibrated")
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also fit for a folder, a URL and an MLflow name
+_PICTURE = re.compile(r"[a-z0-9_]{1,60}\.png")
 _T = TypeVar("_T")
 
 
@@ -103,7 +108,7 @@ class Bundle:
     name: str
     version: str
     sha256: str  # content hash of bundle.json, which holds the hashes of all files
-    architecture: MSAICConfig
+    architecture: NetworkConfig
     preprocessing: Preprocessing
     input_contract_sha256: str
     calibrator: PlattCalibrator
@@ -113,15 +118,14 @@ class Bundle:
     training: Mapping[str, Any]  # label rule, folds, settings, records seen by use
     tolerance: Mapping[str, float]  # dtype -> of a golden logit; input_mV -> of a preprocessed sample
     libraries: Mapping[str, str]
+    files: Mapping[str, str]  # name -> SHA-256
     notice: str
 
-    def network(self, device: str | torch.device = "cpu") -> MSAICNet:
+    def network(self, device: str | torch.device = "cpu") -> Classifier:
         """Return the network with its weights, in evaluation mode, on ``device``."""
         from safetensors.torch import load_file
 
-        from screening.model.msaic import MSAICNet
-
-        network = MSAICNet(self.architecture)
+        network = self.architecture.build()
         try:
             network.load_state_dict(load_file(self.path / WEIGHTS))
         except RuntimeError as error:
@@ -144,6 +148,12 @@ class Bundle:
 
         return dict(load_file(self.path / GOLDEN))
 
+    def out_of_fold(self) -> OutOfFold | None:
+        """Return the predictions of its nested cross-validation; None where that was not run."""
+        from screening.model.out_of_fold import read_out_of_fold
+
+        return read_out_of_fold(self.path / OUT_OF_FOLD) if OUT_OF_FOLD in self.files else None
+
     def seen(self) -> dict[str, frozenset[str]]:
         """Return the SHA-256 of the records the bundle was made from, by use (trained, tuned, calibrated)."""
         import pyarrow.parquet as pq
@@ -160,7 +170,7 @@ def save_bundle(
     *,
     name: str,
     version: str,
-    network: MSAICNet,
+    network: Classifier,
     preprocessing: Preprocessing,
     calibrator: PlattCalibrator,
     threshold: float,
@@ -172,6 +182,8 @@ def save_bundle(
     golden_inputs: np.ndarray,
     golden_signals: np.ndarray | None = None,
     golden_rate_hz: float | None = None,
+    out_of_fold: OutOfFold | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all: it appears under its name only when every file is there.
 
@@ -193,6 +205,10 @@ def save_bundle(
         Network inputs made from simulated ECGs, float32 (b, 12, t).
     golden_signals, golden_rate_hz
         The simulated ECGs themselves, float32 (b, 12, n) in mV, so that preprocessing can be checked too.
+    out_of_fold
+        Predictions of its nested cross-validation.
+    pictures
+        File name (NAME.png) -> PNG that the card shows.
 
     Raises
     ------
@@ -204,6 +220,8 @@ def save_bundle(
     import torch
     from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
+
+    from screening.model.out_of_fold import write_out_of_fold
 
     target = Path(folder).absolute()
     for what, value in (("name", name), ("version", version)):
@@ -230,6 +248,13 @@ def save_bundle(
         save_arrays(golden, building / GOLDEN)
         _write_seen(building / SEEN, seen)
         (building / CARD).write_text(card, encoding="utf-8")
+        for picture, png in (pictures or {}).items():
+            if not _PICTURE.fullmatch(picture):
+                raise ValueError(f"{picture!r} is no file name of a picture")
+            (building / picture).write_bytes(png)
+        if out_of_fold is not None:
+            write_out_of_fold(out_of_fold, building / OUT_OF_FOLD)
+        files = sorted(path.name for path in building.iterdir())
 
         contract = input_contract(_plain(preprocessing))
         facts: dict[str, Any] = {
@@ -237,7 +262,7 @@ def save_bundle(
             "notice": NOTICE,
             "name": name,
             "version": version,
-            "architecture": _plain(network.config),
+            "architecture": network.config.to_json(),
             "input_contract": contract,
             "input_contract_sha256": sha256_of(contract),
             "calibrator": _plain(calibrator),
@@ -246,11 +271,11 @@ def save_bundle(
             "training": {**_plain(training), "records": {use: len(set(seen.get(use, ()))) for use in SEEN_USES}},
             "golden_tolerance": TOLERANCE,
             "libraries": _libraries(),
-            "files": {file: _sha256_of_file(building / file) for file in sorted(FILES)},
+            "files": {file: _sha256_of_file(building / file) for file in files},
         }
         facts["sha256"] = sha256_of(facts)
         _write_durably(building / MANIFEST, _encode(facts))
-        for file in FILES:
+        for file in files:
             os.chmod(building / file, 0o644)
         os.chmod(building, 0o755)
         os.rename(building, target)
@@ -280,7 +305,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     return _bundle_of(path, facts)
 
 
-def check_golden(bundle: Bundle, network: MSAICNet, device: str | torch.device = "cpu") -> None:
+def check_golden(bundle: Bundle, network: Classifier, device: str | torch.device = "cpu") -> None:
     """Refuse to go on where ``network`` gives other logits than the bundle's where it was made.
 
     Where the bundle holds the recordings too, preprocessing is run and compared as well, so that another version of a
@@ -312,7 +337,7 @@ def check_golden(bundle: Bundle, network: MSAICNet, device: str | torch.device =
             )
 
 
-def golden_logits(network: MSAICNet, x: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
+def golden_logits(network: Classifier, x: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
     """Return the logits, float32 (b,), of network inputs ``x`` (b, 12, t) in the network's own dtype."""
     import torch
 
@@ -339,14 +364,20 @@ def decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
         genuine = False
     if not genuine:
         raise BundleError(f"{where} differs from its own content hash; copy the whole bundle again.")
-    if facts.get("schema_version") != SCHEMA_VERSION:
+    if facts.get("schema_version") not in READABLE:
         raise BundleError(
             f"{where} has schema version {facts.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
             "install the version of screening that made the bundle."
         )
-    if sorted(facts["files"]) != sorted(FILES):
-        raise BundleError(f"{where} lists other files than {', '.join(sorted(FILES))}; it is no bundle of screening.")
+    if not set(FILES) <= set(facts["files"]) or not all(_may_hold(file) for file in facts["files"]):
+        raise BundleError(
+            f"{where} does not list {', '.join(sorted(FILES))} and pictures alone; it is no bundle of screening."
+        )
     return dict(facts)
+
+
+def _may_hold(file: str) -> bool:
+    return file in (*FILES, OUT_OF_FOLD) or _PICTURE.fullmatch(file) is not None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -360,11 +391,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
     from screening.model.calibration import PlattCalibrator
-    from screening.model.msaic import MSAICConfig
+    from screening.model.networks import config_from_json
     from screening.signal.preprocess import Preprocessing
 
     contract = facts["input_contract"]
-    preprocessing = _dataclass_of(Preprocessing, contract["preprocessing"], path)
+    preprocessing = _known("preprocessing", _made(Preprocessing), contract["preprocessing"], path)
     if input_contract(_plain(preprocessing)) != contract or sha256_of(contract) != facts["input_contract_sha256"]:
         raise BundleError(
             f"{path / MANIFEST} was made under another input contract (leads, units, preprocessing) than this "
@@ -376,10 +407,10 @@ def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
         name=facts["name"],
         version=facts["version"],
         sha256=facts["sha256"],
-        architecture=_dataclass_of(MSAICConfig, facts["architecture"], path),
+        architecture=_known("architecture", config_from_json, facts["architecture"], path),
         preprocessing=preprocessing,
         input_contract_sha256=facts["input_contract_sha256"],
-        calibrator=_dataclass_of(PlattCalibrator, facts["calibrator"], path),
+        calibrator=_known("calibrator", _made(PlattCalibrator), facts["calibrator"], path),
         threshold=facts["threshold"]["probability"],
         threshold_rule=facts["threshold"]["rule"],
         operating_characteristics=OperatingCharacteristics(
@@ -395,19 +426,24 @@ def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
         training=facts["training"],
         tolerance=facts["golden_tolerance"],
         libraries=facts["libraries"],
+        files=facts["files"],
         notice=facts["notice"],
     )
 
 
-def _dataclass_of(kind: type[_T], values: Mapping[str, Any], path: Path) -> _T:
-    """Build a dataclass of scalars and tuples from its JSON form."""
+def _known(what: str, read: Callable[[dict[str, Any]], _T], values: Mapping[str, Any], path: Path) -> _T:
+    """Return what ``read`` makes of the JSON form of some settings."""
     try:
-        return kind(**{key: _tuples(value) for key, value in values.items()})
+        return read(dict(values))
     except (TypeError, ValueError) as error:
         raise BundleError(
-            f"{path / MANIFEST} holds settings that {kind.__name__} of this program does not know ({error}); "
+            f"{path / MANIFEST} holds settings of its {what} that this program does not know ({error}); "
             "install the version of screening that made the bundle."
         ) from None
+
+
+def _made(kind: type[_T]) -> Callable[[dict[str, Any]], _T]:
+    return lambda values: kind(**{key: _tuples(value) for key, value in values.items()})
 
 
 def _tuples(value: Any) -> Any:

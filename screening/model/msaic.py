@@ -10,46 +10,40 @@ Shapes in the comments: b records, T samples, t = T / stem_stride, c channels.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from screening.model.classifier import Classifier, NetworkConfig
+
 
 @dataclass(frozen=True)
-class MSAICConfig:
-    """What the network is made of. Everything is JSON: ``to_json`` and ``from_json`` are each other's inverse."""
+class MSAICConfig(NetworkConfig):
+    """What the network is made of."""
 
-    leads: int = 12
-    scale_mV: float = 0.2  # root mean square of filtered ECGs; one number, so amplitudes between leads survive
+    kind: ClassVar[str] = "msaic"
+
     stem_kernel: int = 7  # at 100 Hz: 70 ms
     stem_stride: int = 4  # 100 Hz -> 25 Hz; 50 Hz cost twice the work and ranked no better (PTB-XL, fold 9)
     channels: int = 48  # of the stem and of every block
     dilations: tuple[int, ...] = (1, 2, 4, 8)  # one branch each
     blocks: int = 3  # a branch
     kernel: int = 5  # a branch at 25 Hz sees 0.5, 1, 2 and 3.9 s: part of a beat to several
-    attention_kernel: int = 3  # channels that ECA looks at together
+    attention_kernel: int | None = 3  # channels that ECA looks at together; None: no attention
     projection_channels: int = 128
-    embedding: int = 64  # dimensions of the contrastive space
     dropout: float = 0.1  # inside the blocks
-    head_dropout: float = 0.3  # before the classifier
 
     def __post_init__(self) -> None:
-        if any(k % 2 == 0 for k in (self.stem_kernel, self.kernel, self.attention_kernel)):
+        super().__post_init__()
+        if any(k is not None and k % 2 == 0 for k in (self.stem_kernel, self.kernel, self.attention_kernel)):
             raise ValueError("kernels must be odd, so that padding keeps the length")
-        if not self.scale_mV > 0:
-            raise ValueError(f"scale_mV must be positive, not {self.scale_mV}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the configuration as plain JSON values."""
-        return {**asdict(self), "dilations": list(self.dilations)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> MSAICConfig:
-        """Return the configuration that ``to_json`` wrote; an unknown key is a TypeError."""
-        return cls(**{**value, "dilations": tuple(value["dilations"])}) if "dilations" in value else cls(**value)
+    def build(self) -> MSAICNet:
+        """Return a network with random weights."""
+        return MSAICNet(self)
 
     def receptive_field(self, dilation: int) -> int:
         """Return how many steps of the stem's output one step of a branch's output sees (without attention)."""
@@ -82,7 +76,8 @@ class Block(nn.Module):
         c, k = config.channels, config.kernel
         self.conv = nn.Conv1d(c, c, k, padding=dilation * (k // 2), dilation=dilation, bias=False)
         self.norm = nn.BatchNorm1d(c)
-        self.attention = EfficientChannelAttention(config.attention_kernel)
+        k_across = config.attention_kernel
+        self.attention = nn.Identity() if k_across is None else EfficientChannelAttention(k_across)
         # Whole channels: neighbouring samples of an ECG are so alike that dropping single ones drops nothing.
         self.dropout = nn.Dropout1d(config.dropout)
 
@@ -93,7 +88,7 @@ class Block(nn.Module):
         return kept
 
 
-class MSAICNet(nn.Module):
+class MSAICNet(Classifier):
     """Filtered 12-lead ECGs in, one logit of infarction each out.
 
     Parameters
@@ -103,8 +98,8 @@ class MSAICNet(nn.Module):
     """
 
     def __init__(self, config: MSAICConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or MSAICConfig()
+        config = config or MSAICConfig()
+        super().__init__(config, config.projection_channels)
         c, k, p = config.channels, config.stem_kernel, config.projection_channels
         self.stem = nn.Sequential(
             nn.Conv1d(config.leads, c, k, stride=config.stem_stride, padding=k // 2, bias=False),
@@ -117,8 +112,6 @@ class MSAICNet(nn.Module):
         self.projection = nn.Sequential(
             nn.Conv1d(c * len(config.dilations), p, 1, bias=False), nn.BatchNorm1d(p), nn.ReLU()
         )
-        self.classifier = nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(p, 1))
-        self.embedding = nn.Sequential(nn.Linear(p, p), nn.ReLU(), nn.Linear(p, config.embedding))
 
     def features(self, x_mV: Tensor) -> Tensor:
         """Return the pooled features: (b, leads, T) in filtered mV -> (b, p)."""
@@ -127,24 +120,3 @@ class MSAICNet(nn.Module):
         x = self.projection(x)  # (b, c * branches, t) -> (b, p, t)
         pooled: Tensor = x.mean(dim=2)  # (b, p, t) -> (b, p)
         return pooled
-
-    def forward(self, x_mV: Tensor) -> Tensor:
-        """Return the logit of infarction.
-
-        Parameters
-        ----------
-        x_mV : Tensor, float (b, leads, T)
-            ECGs at the bundle's rate, filtered as its preprocessing says, in millivolts.
-
-        Returns
-        -------
-        Tensor, float (b,)
-        """
-        logit: Tensor = self.classifier(self.features(x_mV)).squeeze(1)  # (b, p) -> (b, 1) -> (b,)
-        return logit
-
-    def embed(self, x_mV: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logit (b,) and the contrastive embedding (b, d), whose rows have unit length."""
-        pooled = self.features(x_mV)
-        z = functional.normalize(self.embedding(pooled), dim=1)  # (b, p) -> (b, d)
-        return self.classifier(pooled).squeeze(1), z

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from screening.errors import UserError
-from screening.model.bundle import FILES, MANIFEST, Bundle, load_bundle
+from screening.model.bundle import MANIFEST, Bundle, load_bundle
 from screening.storage import Folder
 
 
@@ -16,7 +16,7 @@ def store_bundle(runs: Folder, bundle: Bundle) -> None:
     folder = runs.folder(f"models/{bundle.sha256}")
     if folder.exists(MANIFEST):
         return
-    for name in (*FILES, MANIFEST):
+    for name in (*bundle.files, MANIFEST):
         folder.write(name, (bundle.path / name).read_bytes())
 
 

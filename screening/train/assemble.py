@@ -20,12 +20,12 @@ from screening.contract import LEADS, sha256_of
 from screening.errors import UserError
 from screening.model.bundle import Bundle, Counts, OperatingCharacteristics, save_bundle
 from screening.model.calibration import fit_platt, operating_counts, threshold_at_specificity
-from screening.model.msaic import MSAICConfig, MSAICNet
+from screening.model.msaic import MSAICConfig
 from screening.settings import Settings
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.train.card import render_card
 from screening.train.data import TrainingSet, check_disjoint
-from screening.train.evaluate import TASKS, evaluate, one_a_patient
+from screening.train.evaluate import TASKS, Scored, evaluate, one_a_patient
 from screening.train.fit import FitResult, FitSettings, predict
 
 MAIN_TASK = "MI vs all other"
@@ -126,7 +126,7 @@ def make_bundle(
     Bundle, dict
         The bundle and its evaluation on the tuning folds (see ``train.evaluate.evaluate``).
     """
-    network = MSAICNet(settings.network)
+    network = settings.network.build()
     network.load_state_dict(fitted.state_dict)
     logit = predict(network.to(device), tune.signals_mV, device=device)
     network.to("cpu")
@@ -138,12 +138,11 @@ def make_bundle(
     probability = calibrator.probability(logit.astype(np.float64))
     threshold = threshold_at_specificity(probability[index], tune.target[index], settings.specificity)
     figures = evaluate(
-        probability,
+        Scored(probability, probability >= threshold),
         tune.target,
         tune.label,
         tune.patient_key,
         specificity=settings.specificity,
-        threshold=threshold,
         resamples=settings.resamples,
         seed=settings.fit.seed,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,34 @@ TASKS = {
 }
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One model's scores of some records. All arrays have one entry a record.
+
+    Attributes
+    ----------
+    score : array, float (n,)
+        Any number that rises with the likelihood of infarction.
+    flagged : array, bool (n,), optional
+        At the model's threshold, for F1; without it F1 is its highest over thresholds, which is optimistic and said so
+        by its name.
+    part : array (n,), optional
+        Which network gave the score, where there were several (outer folds): ranks are compared within a part alone,
+        and a figure is the mean of the parts', weighed by their positives.
+    """
+
+    score: np.ndarray
+    flagged: np.ndarray | None = None
+    part: np.ndarray | None = None
+
+
 def evaluate(
-    logit: np.ndarray,
+    scored: Scored,
     target: np.ndarray,
     label: np.ndarray,
     patient: np.ndarray,
     *,
     specificity: float = 0.95,
-    threshold: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -31,8 +52,8 @@ def evaluate(
 
     Parameters
     ----------
-    logit : array, float (n,)
-        Any score that rises with the likelihood of infarction.
+    scored : Scored
+        The model's scores.
     target : array (n,)
         1 for infarction, 0 for none.
     label : array of str (n,)
@@ -41,9 +62,6 @@ def evaluate(
         Whose ECG it is. A null (None or an empty string) is a patient of its own.
     specificity : float
         At which the sensitivity is stated; the cut is made anew in each resample.
-    threshold : float, optional
-        On ``logit``'s scale; F1 is then that of records at or above it. Without it, F1 is its highest over thresholds,
-        which is optimistic and said so by its name.
     resamples, seed : int
         Of the bootstrap.
 
@@ -54,25 +72,45 @@ def evaluate(
         ``sensitivity_at_specificity_0.95`` and ``f1`` or ``best_f1`` a dict ``value``, ``low``, ``high``. A task that
         lacks one of the classes holds its counts alone.
     """
-    logit, target, label = np.asarray(logit, np.float64), np.asarray(target), np.asarray(label)
-    if not (logit.shape == target.shape == label.shape == np.shape(patient)) or logit.ndim != 1:
-        raise ValueError("logit, target, label and patient must be equally long rows")
-    if not np.isfinite(logit).all():
-        raise ValueError("a logit is not finite")
-    person = _patient_numbers(np.asarray(patient, dtype=object))
-    use = {"MI vs NORM": (target == 1) | (label == "NORM"), "MI vs all other": np.ones(len(target), bool)}
-    return {
-        name: _task(
-            logit[use[name]],
-            target[use[name]] == 1,
-            person[use[name]],
-            specificity=specificity,
-            threshold=threshold,
-            resamples=resamples,
-            seed=seed,
-        )
-        for name in TASKS
-    }
+    found: dict[str, Any] = {}
+    for name, (chosen, counts) in _tasks([scored], target, label, patient).items():
+        found[name] = counts
+        if not 0 < counts["positives"] < counts["n"]:
+            continue
+        drawn = _bootstrap([scored], target, patient, chosen, specificity=specificity, resamples=resamples, seed=seed)
+        found[name] = counts | {measure: _interval(values[0]) for measure, values in drawn.items()}
+    return found
+
+
+def compare(
+    first: Scored,
+    second: Scored,
+    target: np.ndarray,
+    label: np.ndarray,
+    patient: np.ndarray,
+    *,
+    specificity: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, by task and measure, ``first`` minus ``second`` on the same records: ``value``, ``low``, ``high``.
+
+    Both models are measured in the same resamples of patients, so what a hard patient costs both does not widen the
+    interval. ``p_lower`` is the share of resamples in which ``first`` is below ``second``. Parameters are those of
+    ``evaluate``; a task that lacks one of the classes is absent.
+    """
+    pair = [first, second]
+    found = {}
+    for name, (chosen, counts) in _tasks(pair, target, label, patient).items():
+        if not 0 < counts["positives"] < counts["n"]:
+            continue
+        drawn = _bootstrap(pair, target, patient, chosen, specificity=specificity, resamples=resamples, seed=seed)
+        found[name] = {}
+        for measure, (one, other) in drawn.items():
+            difference = one - other
+            below = difference[1:][np.isfinite(difference[1:])] < 0
+            found[name][measure] = _interval(difference) | {"p_lower": float(below.mean()) if len(below) else np.nan}
+    return found
 
 
 def one_a_patient(patient: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -98,52 +136,106 @@ def _patient_numbers(patient: np.ndarray) -> np.ndarray:
     )
 
 
-def _task(
-    logit: np.ndarray,
-    positive: np.ndarray,
-    person: np.ndarray,
+def _tasks(
+    models: Sequence[Scored], target: np.ndarray, label: np.ndarray, patient: np.ndarray
+) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """Return each task's records (a mask) and how many they are."""
+    shapes = {np.shape(column) for column in (target, label, patient, *(model.score for model in models))}
+    if len(shapes) != 1 or len(shapes.pop()) != 1:
+        raise ValueError("score, target, label and patient must be equally long rows")
+    if not all(np.isfinite(model.score).all() for model in models):
+        raise ValueError("a score is not finite")
+    target, label = np.asarray(target), np.asarray(label)
+    person = _patient_numbers(np.asarray(patient, dtype=object))
+    use = {"MI vs NORM": (target == 1) | (label == "NORM"), "MI vs all other": np.ones(len(target), bool)}
+    return {
+        name: (
+            use[name],
+            {
+                "n": int(use[name].sum()),
+                "patients": len(np.unique(person[use[name]])),
+                "positives": int((target[use[name]] == 1).sum()),
+                "prevalence": float((target[use[name]] == 1).mean()) if use[name].any() else None,
+            },
+        )
+        for name in TASKS
+    }
+
+
+def _bootstrap(
+    models: Sequence[Scored],
+    target: np.ndarray,
+    patient: np.ndarray,
+    chosen: np.ndarray,
     *,
     specificity: float,
-    threshold: float | None,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
-    _, person = np.unique(person, return_inverse=True)
-    patients = int(person.max()) + 1 if len(person) else 0
-    found: dict[str, Any] = {
-        "n": len(logit),
-        "patients": patients,
-        "positives": int(positive.sum()),
-        "prevalence": float(positive.mean()) if len(positive) else None,
+) -> dict[str, list[np.ndarray]]:
+    """Return measure -> for each model (1 + resamples,): the figure of the records as they are, then of each resample."""
+    positive = np.asarray(target)[chosen] == 1
+    _, person = np.unique(_patient_numbers(np.asarray(patient, dtype=object)[chosen]), return_inverse=True)
+    patients = int(person.max()) + 1
+    flags = all(model.flagged is not None for model in models)
+    measures: dict[str, Callable[[_Curve, np.ndarray], np.ndarray]] = {
+        "auroc": lambda curve, _: curve.auroc(),
+        "auprc": lambda curve, _: curve.auprc(),
+        f"sensitivity_at_specificity_{specificity:g}": lambda curve, _: curve.sensitivity_at(specificity),
+        "f1" if flags else "best_f1": (lambda curve, f1: f1) if flags else (lambda curve, _: curve.best_f1()),
     }
-    if not 0 < found["positives"] < len(logit):
-        return found
-    measures: dict[str, Callable[[_Curve], np.ndarray]] = {
-        "auroc": _Curve.auroc,
-        "auprc": _Curve.auprc,
-        f"sensitivity_at_specificity_{specificity:g}": lambda curve: curve.sensitivity_at(specificity),
-    }
-    if threshold is None:
-        measures["best_f1"] = _Curve.best_f1
-    else:
-        measures["f1"] = lambda curve: curve.f1_at(threshold)
-    ranked = _Ranking(logit, positive)
-    whole = ranked.curve(np.ones((1, len(logit))))
+    parts = [
+        _parts(
+            np.asarray(model.score, np.float64)[chosen],
+            positive,
+            None if model.part is None else np.asarray(model.part)[chosen],
+        )
+        for model in models
+    ]
+    flagged = [np.asarray(model.flagged)[chosen] if flags else None for model in models]
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    block = max(1, 2_000_000 // len(logit))  # resamples at once: bounded memory
-    for at in range(0, resamples, block):
-        size = min(block, resamples - at)
-        times = rng.multinomial(patients, np.full(patients, 1 / patients), size=size)  # (size, patients)
-        curve = ranked.curve(times[:, person].astype(np.float64))
-        for name, measure in measures.items():
-            drawn[name].append(measure(curve))
-    for name, measure in measures.items():
-        values = np.concatenate(drawn[name])
-        values = values[np.isfinite(values)]  # a resample may hold one class only
-        low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
-        found[name] = {"value": float(measure(whole)[0]), "low": float(low), "high": float(high)}
-    return found
+    drawn: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in models] for name in measures}
+    block = max(1, 2_000_000 // len(positive))  # resamples at once: bounded memory
+    sizes = [1] + [min(block, resamples - at) for at in range(0, resamples, block)]
+    for at, size in enumerate(sizes):
+        times = np.ones((1, patients))
+        if at:
+            times = rng.multinomial(patients, np.full(patients, 1 / patients), size=size)
+        weight = times[:, person].astype(np.float64)  # (size, patients) -> (size, n)
+        for number, (rankings, flag) in enumerate(zip(parts, flagged, strict=True)):
+            f1 = np.empty(0) if flag is None else _f1(weight, positive, flag)
+            curves = [ranking.curve(weight[:, index]) for index, ranking in rankings]
+            shares = np.array([curve.positives[:, 0] for curve in curves])
+            for name, measure in measures.items():
+                values = np.array([measure(curve, f1) for curve in curves])
+                drawn[name][number].append(_weighed_mean(values, shares))
+    return {name: [np.concatenate(blocks) for blocks in by_model] for name, by_model in drawn.items()}
+
+
+def _parts(score: np.ndarray, positive: np.ndarray, part: np.ndarray | None) -> list[tuple[np.ndarray, _Ranking]]:
+    """Return the records of each part and their ranking; a part without both classes ranks nothing and is left out."""
+    part = np.zeros(len(score), np.int8) if part is None else part
+    indices = [np.flatnonzero(part == value) for value in np.unique(part)]
+    return [
+        (index, _Ranking(score[index], positive[index])) for index in indices if 0 < positive[index].sum() < len(index)
+    ]
+
+
+def _weighed_mean(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the mean over parts (p, r) -> (r,); a part that a resample emptied counts nothing."""
+    shares = np.where(np.isfinite(values), shares, 0.0)
+    return _ratio((np.nan_to_num(values) * shares).sum(axis=0), shares.sum(axis=0))
+
+
+def _f1(weight: np.ndarray, positive: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+    tp = (weight * (positive & flagged)).sum(axis=1)
+    return _ratio(2 * tp, (weight * flagged).sum(axis=1) + (weight * positive).sum(axis=1))
+
+
+def _interval(values: np.ndarray) -> dict[str, float]:
+    """Return a figure and its 95% interval of (1 + resamples,): the figure itself, then those of the resamples."""
+    resampled = values[1:][np.isfinite(values[1:])]  # a resample may hold one class only
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
 class _Ranking:
@@ -191,17 +283,8 @@ class _Curve:
 
     def best_f1(self) -> np.ndarray:
         """Highest F1 over cuts."""
-        return np.where(
-            self.positives[:, 0] > 0, (2 * self.tp / (self.tp + self.fp + self.positives).clip(1)).max(1), np.nan
-        )
-
-    def f1_at(self, threshold: float) -> np.ndarray:
-        """F1 of records at or above the threshold."""
-        flagged = int((self.cuts >= threshold).sum())
-        if flagged == 0:
-            return np.where(self.positives[:, 0] > 0, 0.0, np.nan)
-        tp, fp = self.tp[:, flagged - 1], self.fp[:, flagged - 1]
-        return _ratio(2 * tp, tp + fp + self.positives[:, 0])
+        best = (2 * self.tp / (self.tp + self.fp + self.positives).clip(1)).max(axis=1)
+        return np.where(self.positives[:, 0] > 0, best, np.nan)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

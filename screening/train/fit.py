@@ -1,4 +1,4 @@
-"""Train MSAIC-Net: plain torch, no cluster, no clock, no files.
+"""Train a network: plain torch, no cluster, no clock, no files.
 
 Everything random in epoch e comes from (seed, e, rank), so an interrupted training that resumes from the state of its
 last whole epoch ends with the same weights as one that was never interrupted.
@@ -18,11 +18,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
 from screening.model import losses
-from screening.model.msaic import MSAICConfig, MSAICNet
+from screening.model.classifier import Classifier, NetworkConfig
+from screening.model.msaic import MSAICConfig
 from screening.train.augment import Augmentation, augment
 from screening.train.batches import class_aware_batches
 
 Contrast = Literal["none", "supcon", "fscl", "supervised_minority", "supervised_prototypes"]
+Precision = Literal["auto", "bfloat16", "float32"]
 
 
 class LabelledSignals(Protocol):
@@ -48,7 +50,9 @@ class FitSettings:
     seed: int = 0
     epochs: int = 24
     patience: int = 12  # epochs without a better tune score before stopping
-    batch_size: int = 64  # records; each gives two views
+    batch_size: int = 64  # records
+    views: int = 1  # augmented copies of each record in a batch
+    precision: Precision = "auto"  # auto: bfloat16 on a GPU, and on a CPU that computes in it
     positive_share: float | None = 0.4  # of every batch; None keeps the training set's own share
     learning_rate: float = 2e-3  # highest, after the warm-up
     warmup: float = 0.1  # share of the steps
@@ -67,6 +71,8 @@ class FitSettings:
         ranges = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 4,
+            # A majority anchor's only positive is another view of its record.
+            "views": self.views >= (2 if self.contrast == "supervised_minority" else 1),
             "positive_share": self.positive_share is None or 0 < self.positive_share < 1,
             "warmup": 0 <= self.warmup <= 1,
             "ema": 0 <= self.ema < 1,
@@ -118,7 +124,7 @@ class EpochReport:
 class FitResult:
     """The best weights by tune score, and how the training went."""
 
-    state_dict: dict[str, Tensor]  # of an MSAICNet, on the CPU
+    state_dict: dict[str, Tensor]  # of the network, on the CPU
     best_epoch: int
     best_score: float
     history: list[dict[str, float]]  # one entry an epoch
@@ -129,7 +135,7 @@ def fit(
     tune_set: LabelledSignals,
     settings: FitSettings | None = None,
     *,
-    network_config: MSAICConfig | None = None,
+    network_config: NetworkConfig | None = None,
     resume_from: dict[str, Any] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     device: str | torch.device = "cpu",
@@ -145,14 +151,14 @@ def fit(
         With no patient in common; that is the caller's to check (``train.data.check_disjoint``).
     settings : FitSettings, optional
         The defaults train the network that ships.
-    network_config : MSAICConfig, optional
-        The network.
+    network_config : NetworkConfig, optional
+        The network; the default is the one that ships.
     resume_from : dict, optional
         ``EpochReport.state`` of an earlier call with the same settings; training goes on after that epoch.
     on_epoch : callable, optional
         Called after every epoch on every rank.
     device : str or torch.device
-        On CUDA the forward pass runs in bfloat16 under autocast.
+        Where the network trains; see ``uses_bfloat16`` for its precision.
     wrap : callable, optional
         Makes the network data-parallel, e.g. ``ray.train.torch.prepare_model``. Its result's ``forward`` is called.
     rank, world_size : int
@@ -168,7 +174,7 @@ def fit(
         Where a set lacks one of the two classes, or ``resume_from`` belongs to other settings.
     """
     settings = settings or FitSettings()
-    config = network_config or MSAICConfig()
+    config: NetworkConfig = network_config or MSAICConfig()
     for name, part in (("train", train_set), ("tune", tune_set)):
         if len(np.unique(part.target)) < 2:
             raise ValueError(f"the {name} set needs records of both classes, it has {len(part.target)} of one or none")
@@ -179,7 +185,7 @@ def fit(
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        network = MSAICNet(config).to(device)
+        network = config.build().to(device)
         training = _Training(network, settings, train_set, device, wrap, rank, world_size)
         best: dict[str, Any] = {"epoch": -1, "score": -math.inf, "network": None}
         history: list[dict[str, float]] = []
@@ -204,6 +210,16 @@ def fit(
                 report.state.update(copy.deepcopy(state))
                 on_epoch(report)
     return FitResult(best["network"], best["epoch"], best["score"], history)
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Return whether the forward pass of a training runs in bfloat16; weights and losses are float32 always.
+
+    On CPUs with AVX-512 BF16 or AMX a step takes half the time; on others bfloat16 is emulated and slower.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def predict(
@@ -239,7 +255,7 @@ class _Training:
 
     def __init__(
         self,
-        network: MSAICNet,
+        network: Classifier,
         settings: FitSettings,
         train_set: LabelledSignals,
         device: torch.device,
@@ -249,6 +265,7 @@ class _Training:
     ) -> None:
         self.network, self.settings, self.device = network, settings, device
         self.rank, self.world_size = rank, world_size
+        self.bfloat16 = uses_bfloat16(settings.precision, device)
         self.signals = torch.from_numpy(np.ascontiguousarray(train_set.signals_mV))
         self.target = np.asarray(train_set.target)
         views = _Views(network)
@@ -268,7 +285,7 @@ class _Training:
         self.prototype = torch.full((d,), d**-0.5, device=device)
 
     @property
-    def kept(self) -> MSAICNet:
+    def kept(self) -> Classifier:
         """The network that is scored and kept."""
         return self.network if self.average is None else self.average
 
@@ -295,13 +312,13 @@ class _Training:
         settings = self.settings
         x = self.signals[torch.from_numpy(index)].to(self.device)  # (b, 12, T)
         target = torch.from_numpy(self.target[index].astype(np.float32)).to(self.device)
-        x = torch.cat([augment(x, settings.augmentation, draws) for _ in range(2)])  # (2b, 12, w)
-        source = torch.arange(len(index), device=self.device).repeat(2)
-        target = target.repeat(2)
+        x = torch.cat([augment(x, settings.augmentation, draws) for _ in range(settings.views)])  # (vb, 12, w)
+        source = torch.arange(len(index), device=self.device).repeat(settings.views)
+        target = target.repeat(settings.views)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            logit, z = self.model(x)  # (2b,), (2b, d)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            logit, z = self.model(x)  # (vb,), (vb, d)
         classification = losses.focal_bce(logit.float(), target, alpha=settings.focal_alpha, gamma=settings.focal_gamma)
         contrastive = self._contrastive(z.float(), target, source)
         loss = classification + settings.contrast_weight * contrastive
@@ -367,7 +384,7 @@ class _Training:
 class _Views(nn.Module):
     """Makes ``embed`` the forward pass, which is what data-parallel wrappers hook."""
 
-    def __init__(self, network: MSAICNet) -> None:
+    def __init__(self, network: Classifier) -> None:
         super().__init__()
         self.network = network
 

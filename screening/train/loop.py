@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from screening.errors import UserError
-from screening.model.msaic import MSAICConfig
+from screening.model.networks import config_from_json
 from screening.train.fit import EpochReport, FitResult, FitSettings, LabelledSignals, fit
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _work(config: dict[str, Any]) -> None:
         _read_arrays(Path(config["data"]), "train"),
         _read_arrays(Path(config["data"]), "tune"),
         settings,
-        network_config=MSAICConfig.from_json(config["network"]),
+        network_config=config_from_json(config["network"]),
         resume_from=state,
         on_epoch=report,
         device=get_device(),

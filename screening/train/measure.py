@@ -15,7 +15,7 @@ from screening.model.bundle import Bundle, check_golden
 from screening.model.calibration import operating_counts, reliability
 from screening.train.assemble import counts_by_group
 from screening.train.data import TrainingSet
-from screening.train.evaluate import evaluate, one_a_patient
+from screening.train.evaluate import Scored, evaluate, one_a_patient
 from screening.train.fit import predict
 
 
@@ -68,11 +68,10 @@ def measure(
         "records": len(records),
         "left_out": dict(records.left_out),
         "tasks": evaluate(
-            probability,
+            Scored(probability, probability >= bundle.threshold),
             records.target,
             records.label,
             records.patient_key,
-            threshold=bundle.threshold,
             resamples=resamples,
         ),
         "counts_one_ecg_a_patient": {

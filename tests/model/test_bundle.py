@@ -138,7 +138,7 @@ def test_a_bundle_of_another_schema_or_contract_is_refused(copy: Path, tmp_path:
 def test_settings_of_a_newer_program_are_refused(copy: Path) -> None:
     facts = json.loads((copy / MANIFEST).read_text())
     rewrite(copy, architecture={**facts["architecture"], "transformer": True})
-    with pytest.raises(BundleError, match=r"settings that MSAICConfig of this program does not know"):
+    with pytest.raises(BundleError, match=r"settings of its architecture that this program does not know"):
         load_bundle(copy)
 
 
