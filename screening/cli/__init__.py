@@ -24,8 +24,13 @@ COMMANDS = {
     "failures": "Show which records were rejected, and why.",
     "verify": "Compare a run's files with its manifest and its plan.",
     "train": "Train MSAIC-Net on a labelled catalog and register the bundle.",
+    "study": "Compare MSAIC-Net with its parts left out and with its peers.",
     "evaluate": "Measure a model on labelled records it has not seen.",
-    "models": "List the registered models.",
+    "audit": "List training records whose label the predictions contradict.",
+    "models": "List the registered models, and how their champions came and went.",
+    "register": "Register a bundle that was made elsewhere, or the one that ships.",
+    "promote": "Make a version the champion, if it passes the gate.",
+    "rollback": "Make an earlier champion the champion again.",
 }
 """Command -> its line in ``screening --help``; the module of the same name holds it as ``command``."""
 

@@ -53,10 +53,12 @@ def command(
 
     def epoch(number: int, numbers: Mapping[str, float]) -> None:
         if not as_json:
-            auroc, auprc = numbers["tune_auroc"], numbers["tune_auprc"]
-            click.echo(
-                f"epoch {number + 1:>3}  loss {numbers['loss']:.4f}  AUROC {auroc:.4f}  AUPRC {auprc:.4f}", err=True
+            tune = "".join(
+                f"  {name} {numbers[key]:.4f}"
+                for name, key in (("AUROC", "tune_auroc"), ("AUPRC", "tune_auprc"))
+                if key in numbers
             )
+            click.echo(f"epoch {number + 1:>3}  loss {numbers['loss']:.4f}{tune}", err=True)
 
     done = retrain(
         catalog,

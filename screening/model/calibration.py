@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
+from scipy.special import logit as log_odds
 
 from screening.model.bundle import Counts
 
@@ -104,8 +105,12 @@ def threshold_at_specificity(probability: np.ndarray, target: np.ndarray, specif
 
 def operating_counts(probability: np.ndarray, target: np.ndarray, threshold: float) -> Counts:
     """Count right and wrong flags; a record is flagged at or above ``threshold``. Empty input gives zeros."""
-    flagged = np.asarray(probability) >= threshold
-    positive = np.asarray(target) == 1
+    return count_flags(np.asarray(probability) >= threshold, target)
+
+
+def count_flags(flagged: np.ndarray, target: np.ndarray) -> Counts:
+    """Count right and wrong flags, bool (n,), against targets of 0 and 1."""
+    flagged, positive = np.asarray(flagged, dtype=bool), np.asarray(target) == 1
     return Counts(
         TP=int((flagged & positive).sum()),
         FN=int((~flagged & positive).sum()),
@@ -128,7 +133,9 @@ def reliability(probability: np.ndarray, target: np.ndarray, *, bins: int = 10) 
     -------
     dict
         ``brier``; ``expected_calibration_error`` (mean over records of |mean probability - frequency| of their bin);
-        ``log_loss``; ``bins``: for each ``n``, ``mean_probability``, ``frequency``.
+        ``log_loss``; ``slope`` and ``intercept`` of the log-odds of the target in those of the probability (1 and 0 are
+        perfect; a slope below 1 is overconfidence; None where they cannot be fitted); ``bins``: for each ``n``,
+        ``mean_probability``, ``frequency``.
     """
     p, y = _checked(probability, target)
     order = np.argsort(p, kind="stable")
@@ -138,7 +145,16 @@ def reliability(probability: np.ndarray, target: np.ndarray, *, bins: int = 10) 
             {"n": len(part), "mean_probability": float(p[part].mean()), "frequency": float((y[part] == 1).mean())}
         )
     clipped = np.clip(p, 1e-12, 1 - 1e-12)
+    slope: float | None = None
+    intercept: float | None = None
+    try:
+        again = fit_platt(log_odds(clipped), y)
+        slope, intercept = again.slope, again.intercept
+    except ValueError:
+        pass  # stays None
     return {
+        "slope": slope,
+        "intercept": intercept,
         "brier": float(np.mean((p - y) ** 2)),
         "log_loss": float(-np.mean(np.where(y == 1, np.log(clipped), np.log1p(-clipped)))),
         "expected_calibration_error": float(

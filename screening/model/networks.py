@@ -6,8 +6,23 @@ from typing import Any
 
 from screening.model.classifier import NetworkConfig
 from screening.model.msaic import MSAICConfig
+from screening.model.peers.recurrent import CNNLSTMConfig, LSTMConfig
+from screening.model.peers.resnet import ResNetWangConfig, XResNetConfig
+from screening.model.peers.state_space import S4DConfig
+from screening.model.peers.transformer import TransformerConfig
 
-KINDS: dict[str, type[NetworkConfig]] = {config.kind: config for config in (MSAICConfig,)}
+KINDS: dict[str, type[NetworkConfig]] = {
+    config.kind: config
+    for config in (
+        MSAICConfig,
+        ResNetWangConfig,
+        XResNetConfig,
+        LSTMConfig,
+        CNNLSTMConfig,
+        TransformerConfig,
+        S4DConfig,
+    )
+}
 
 
 def config_from_json(value: dict[str, Any]) -> NetworkConfig:

@@ -6,38 +6,33 @@ all that of ``retrain.py``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from screening.archive.catalog import Catalog
 from screening.contract import LEADS, sha256_of
 from screening.errors import UserError
-from screening.model.bundle import Bundle, Counts, OperatingCharacteristics, save_bundle
-from screening.model.calibration import fit_platt, operating_counts, threshold_at_specificity
+from screening.model.bundle import Bundle, OperatingCharacteristics, save_bundle
+from screening.model.calibration import count_flags, reliability
+from screening.model.classifier import count_flop, count_parameters
 from screening.model.msaic import MSAICConfig
+from screening.model.out_of_fold import OutOfFold
 from screening.settings import Settings
 from screening.signal.preprocess import Preprocessing, preprocess
-from screening.train.card import render_card
+from screening.train.card import CALIBRATION_PLOT, CardFacts, Cost, Results, choice_in_words, render_card
 from screening.train.data import TrainingSet, check_disjoint
 from screening.train.evaluate import TASKS, Scored, evaluate, one_a_patient
-from screening.train.fit import FitResult, FitSettings, predict
+from screening.train.figures import calibration_plot
+from screening.train.fit import FitSettings, predict
+from screening.train.procedure import RATES, TRIAL_EPOCHS, Fitted, Procedure
+from screening.train.reversal import flags_under_exchange
+from screening.train.subgroups import counts_by_group
 
 MAIN_TASK = "MI vs all other"
-AGE_BANDS = ((0, 39), (40, 49), (50, 59), (60, 69), (70, 79), (80, 150))
-INFARCT_STATEMENTS: dict[str, tuple[str, ...]] = {
-    "anterior": ("AMI", "ASMI", "ALMI"),
-    "inferior": ("IMI", "ILMI", "IPMI", "IPLMI"),
-    "lateral": ("LMI", "ALMI", "ILMI", "IPLMI"),
-    "posterior": ("PMI", "IPMI", "IPLMI"),
-    "injury": ("INJAS", "INJAL", "INJIN", "INJLA", "INJIL"),
-}
-"""Where PTB-XL's statements (scp_statements.csv) place an infarct; a record may be in several groups."""
 GOLDEN_RECORDS = 4
 TRAINING_SCHEMA = 1  # a change of what a training does with the same settings, so that it gets a new name
 
@@ -51,12 +46,25 @@ class TrainSettings(Settings):
     train_folds: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     tune_folds: tuple[int, ...] = Field((9,), min_length=1, description="choice, calibration and threshold")
     specificity: float = Field(0.95, gt=0, lt=1, description="of the threshold, on the tuning folds")
+    learning_rates: tuple[float, ...] = Field(
+        RATES, max_length=20, description="each is tried for trial_epochs; empty: that of fit"
+    )
+    trial_epochs: int = Field(TRIAL_EPOCHS, ge=1, description="of the short trainings that choose the learning rate")
+    nested: bool = Field(
+        False, description="repeat it all without each fold in turn: as many trainings more as there are folds"
+    )
     resamples: int = Field(1000, ge=10, le=100_000, description="of the bootstrap over patients")
     preprocessing: Preprocessing = Preprocessing()
     network: MSAICConfig = MSAICConfig()
     fit: FitSettings = FitSettings()
     workers: int = Field(0, ge=0, le=4096, description="Ray Train workers; 0 trains in this process")
+    resources: dict[str, float] = Field({}, description="of each worker, by Ray's names: CPU [1], GPU, memory, ...")
+    backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: nccl between GPUs, gloo between CPUs")
     max_failures: int = Field(3, ge=0, description="lost workers that a training survives")
+
+    def procedure(self) -> Procedure:
+        """Return what is done with the training and tuning folds, and again in each outer fold."""
+        return Procedure(self.network, self.fit, self.learning_rates, self.trial_epochs, self.specificity)
 
 
 def training_id(catalog_id: str, settings: TrainSettings) -> str:
@@ -75,7 +83,7 @@ def settings_json(settings: TrainSettings) -> dict[str, Any]:
 
     The number of workers is one of them: each worker draws its own random numbers.
     """
-    plain: dict[str, Any] = settings.model_dump(mode="json", exclude={"max_failures"})
+    plain: dict[str, Any] = settings.model_dump(mode="json", exclude={"max_failures", "resources", "backend"})
     return plain
 
 
@@ -99,63 +107,99 @@ def split(data: TrainingSet, settings: TrainSettings) -> tuple[TrainingSet, Trai
     return train, tune
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Records, what was said of them by networks that had not trained on them, and the figures that this gives."""
+
+    records: TrainingSet
+    scored: Scored
+    figures: dict[str, Any]  # see train.evaluate.evaluate
+    one_a_patient: np.ndarray  # indices: counts and calibration are of patients
+    characteristics: OperatingCharacteristics
+
+    @classmethod
+    def of(cls, records: TrainingSet, scored: Scored, settings: TrainSettings, *, where: str, rule: str) -> Measured:
+        """Measure scores; ``where`` names the records in words, ``rule`` the labels."""
+        index = one_a_patient(records.patient_key, records.record_sha256)
+        figures = evaluate(
+            scored,
+            records.target,
+            records.label,
+            records.patient_key,
+            specificity=settings.specificity,
+            resamples=settings.resamples,
+            seed=settings.fit.seed,
+        )
+        flagged = np.asarray(scored.flagged)[index]
+        of_patients = records.where(index)
+        return cls(
+            records,
+            scored,
+            figures,
+            index,
+            OperatingCharacteristics(
+                data=f"{where}, one ECG a patient",
+                reference=f"label rule {rule} on the archive's statements",
+                overall=count_flags(flagged, of_patients.target),
+                subgroups=counts_by_group(of_patients, flagged),
+                figures={f"{t}: {name}": value for t in TASKS for name, value in interval_figures(figures[t]).items()},
+            ),
+        )
+
+
+def match(predictions: OutOfFold, data: TrainingSet) -> tuple[TrainingSet, Scored]:
+    """Return the records that there are predictions for, with those predictions, both in the records' order."""
+    rows = predictions.rows_of()
+    known = np.array([sha256 in rows for sha256 in data.record_sha256.tolist()], dtype=bool)
+    records = data.where(known)
+    found = predictions.where(np.array([rows[sha256] for sha256 in records.record_sha256.tolist()], dtype=np.int64))
+    return records, Scored(found.probability, found.flagged, found.fold)
+
+
 def make_bundle(
     folder: str | Path,
     *,
-    fitted: FitResult,
+    fitted: Fitted,
     train: TrainingSet,
     tune: TrainingSet,
+    data: TrainingSet,
+    predictions: OutOfFold | None,
     settings: TrainSettings,
     catalog: Mapping[str, Any],
-    statements: Mapping[str, Sequence[str]],
     device: str = "cpu",
-) -> tuple[Bundle, dict[str, Any]]:
-    """Calibrate, fix the threshold, measure, and save the bundle.
+) -> Bundle:
+    """Measure what was fitted and save the bundle.
 
     Parameters
     ----------
     folder
         Where the bundle goes; refused if it exists.
+    data
+        All records of the training and tuning folds.
+    predictions
+        Of a nested cross-validation over ``data``. They give the operating characteristics; without them the tuning
+        folds do, which flatters.
     catalog
         ``catalog_id``, ``label_rule`` and ``label_rule_settings``: what the training rests on.
-    statements
-        Record id -> the archive's statement codes, for the counts by place of the infarct.
-
-    Returns
-    -------
-    Bundle, dict
-        The bundle and its evaluation on the tuning folds (see ``train.evaluate.evaluate``).
     """
-    network = settings.network.build()
-    network.load_state_dict(fitted.state_dict)
-    logit = predict(network.to(device), tune.signals_mV, device=device)
-    network.to("cpu")
-    index = one_a_patient(tune.patient_key, tune.record_sha256)
-    try:
-        calibrator = fit_platt(logit[index], tune.target[index])
-    except ValueError as error:
-        raise UserError(f"the tuning folds cannot calibrate this network: {error}") from None
-    probability = calibrator.probability(logit.astype(np.float64))
-    threshold = threshold_at_specificity(probability[index], tune.target[index], settings.specificity)
-    figures = evaluate(
-        Scored(probability, probability >= threshold),
-        tune.target,
-        tune.label,
-        tune.patient_key,
-        specificity=settings.specificity,
-        resamples=settings.resamples,
-        seed=settings.fit.seed,
-    )
+    logit = predict(fitted.network.to(device), tune.signals_mV, device=device)
+    fitted.network.to("cpu")
+    probability = fitted.calibrator.probability(logit.astype(np.float64))
     folds = ", ".join(map(str, settings.tune_folds))
-    data = settings.data or f"The archive of catalog {str(catalog['catalog_id'])[:12]}"
-    measured = OperatingCharacteristics(
-        data=f"{data}, fold {folds}, one ECG a patient",
-        reference=f"label rule {catalog['label_rule']} on the archive's statements",
-        overall=operating_counts(probability[index], tune.target[index], threshold),
-        subgroups=counts_by_group(tune.where(index), probability[index], threshold, statements),
-        figures={f"{task}: {name}": value for task in TASKS for name, value in interval_figures(figures[task]).items()},
+    name = settings.data or f"The archive of catalog {str(catalog['catalog_id'])[:12]}"
+    rule = str(catalog["label_rule"])
+    tuning = Measured.of(
+        tune, Scored(probability, probability >= fitted.threshold), settings, where=f"{name}, fold {folds}", rule=rule
     )
-    rule = (
+    nested = None
+    if predictions is not None:
+        every = ", ".join(map(str, sorted(set(predictions.fold.tolist()))))
+        nested = Measured.of(
+            *match(predictions, data), settings, where=f"{name}, folds {every}, nested cross-validation", rule=rule
+        )
+    measured = nested or tuning
+    index = tuning.one_a_patient
+    threshold_rule = (
         f"The threshold is the lowest at which {settings.specificity:.0%} of the patients without infarction in fold "
         f"{folds} are not flagged."
     )
@@ -166,82 +210,92 @@ def make_bundle(
         "tuned": tune.record_sha256.tolist(),
         "calibrated": tune.record_sha256[index].tolist(),
     }
+    tuning_results, nested_results = _results(tuning), _results(nested) if nested else None
+    calibration = (nested_results or tuning_results).calibration
+    patients = tune.where(index)
     card = render_card(
-        name=settings.name,
-        version=version,
-        data=data,
-        citation=settings.citation or "Its source and licence were not stated in the settings.",
-        label_rule=f"rule {catalog['label_rule']}, `{json.dumps(catalog['label_rule_settings'])}`",
-        counts={"trained": _counts(train), "tuned": _counts(tune), "calibrated": _counts(tune.where(index))},
-        calibration_prevalence=calibrator.prevalence,
-        threshold=threshold,
-        threshold_rule=rule,
-        measured=measured,
-        preprocessing=asdict(settings.preprocessing),
-        architecture=settings.network.to_json(),
+        CardFacts(
+            name=settings.name,
+            version=version,
+            data=name,
+            citation=settings.citation or "Its source and licence were not stated in the settings.",
+            label_rule=catalog["label_rule_settings"],
+            counts={"trained": _counts(train), "tuned": _counts(tune), "calibrated": _counts(patients)},
+            left_out=train.left_out,
+            how_chosen=choice_in_words(
+                train_folds=settings.train_folds,
+                tune_folds=settings.tune_folds,
+                rates_tried=fitted.rates_tried,
+                learning_rate=fitted.learning_rate,
+                best_epoch=fitted.result.best_epoch,
+                epochs_run=len(fitted.result.history),
+                epochs=settings.fit.epochs,
+            ),
+            settings=settings_json(settings),
+            calibration_prevalence=fitted.calibrator.prevalence,
+            threshold=fitted.threshold,
+            threshold_rule=threshold_rule,
+            tuned=tuning_results,
+            nested=nested_results,
+            preprocessing=asdict(settings.preprocessing),
+            architecture=settings.network.to_json(),
+            cost=Cost(
+                count_parameters(fitted.network), count_flop(fitted.network, settings.preprocessing.samples) / 1e6
+            ),
+            reversal=flags_under_exchange(
+                lambda x: (
+                    fitted.calibrator.probability(predict(fitted.network, x).astype(np.float64)) >= fitted.threshold
+                ),
+                patients.signals_mV,
+                patients.target,
+                rate_hz=settings.preprocessing.rate_hz,
+            ),
+            reversal_data=tuning.characteristics.data,
+        )
     )
-    bundle = save_bundle(
+    return save_bundle(
         folder,
         name=settings.name,
         version=version,
-        network=network,
+        network=fitted.network,
         preprocessing=settings.preprocessing,
-        calibrator=calibrator,
-        threshold=threshold,
-        threshold_rule=rule,
-        operating_characteristics=measured,
+        calibrator=fitted.calibrator,
+        threshold=fitted.threshold,
+        threshold_rule=threshold_rule,
+        operating_characteristics=measured.characteristics,
         training={
             "catalog": dict(catalog),
             "settings": settings_json(settings),
             "left_out": dict(train.left_out),
-            "best_epoch": fitted.best_epoch,
-            "history": [{"epoch": epoch, **numbers} for epoch, numbers in enumerate(fitted.history)],
+            "learning_rate": fitted.learning_rate,
+            "rates_tried": [[rate, score] for rate, score in fitted.rates_tried.items()],
+            "best_epoch": fitted.result.best_epoch,
+            "history": [{"epoch": epoch, **numbers} for epoch, numbers in enumerate(fitted.result.history)],
+            "tuning": {
+                "data": tuning.characteristics.data,
+                "overall": asdict(tuning.characteristics.overall),
+                "figures": tuning.characteristics.figures,
+            },
         },
         seen=seen,
         card=card,
         golden_inputs=x,
         golden_signals=recorded,
         golden_rate_hz=rate_hz,
+        out_of_fold=predictions,
+        pictures={CALIBRATION_PLOT: calibration_plot(calibration)} if calibration else None,
     )
-    return bundle, figures
 
 
-def counts_by_group(
-    records: TrainingSet, probability: np.ndarray, threshold: float, statements: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Counts]]:
-    """Return the counts by sex, age band and, of positives alone, place of the infarct; empty groups are absent."""
-    groups: dict[str, dict[str, np.ndarray]] = {
-        "sex": {sex: records.sex == sex for sex in ("female", "male")},
-        "age": {
-            f"{low}-{high}" if high < 150 else f"{low} and over": (records.age >= low) & (records.age < high + 1)
-            for low, high in AGE_BANDS
-        },
-    }
-    positive = records.target == 1
-    codes = [frozenset(statements.get(record_id, ())) for record_id in records.record_id.tolist()]
-    groups["infarct (positives only)"] = {
-        place: positive & np.array([bool(of.intersection(wanted)) for of in codes], dtype=bool)
-        for place, wanted in INFARCT_STATEMENTS.items()
-    }
-    return {
-        kind: {
-            group: operating_counts(probability[mask], records.target[mask], threshold)
-            for group, mask in members.items()
-            if mask.any()
-        }
-        for kind, members in groups.items()
-    }
-
-
-def statements_of(catalog: Catalog, records: TrainingSet) -> dict[str, Sequence[str]]:
-    """Return the archive's statement codes of these records, by record id."""
-    wanted = set(records.record_id.tolist())
-    found: dict[str, Sequence[str]] = {}
-    for batch in catalog.iter_batches(["record_id", "labels"]):
-        for record_id, codes in zip(batch["record_id"].to_pylist(), batch["labels"].to_pylist(), strict=True):
-            if record_id in wanted and codes:
-                found[record_id] = codes
-    return found
+def _results(measured: Measured) -> Results:
+    """Return what the card shows of these figures."""
+    target = measured.records.target[measured.one_a_patient]
+    both = len(np.unique(target)) == 2
+    return Results(
+        measured.characteristics,
+        measured.figures,
+        reliability(np.asarray(measured.scored.score)[measured.one_a_patient], target) if both else None,
+    )
 
 
 def interval_figures(task: Mapping[str, Any]) -> dict[str, dict[str, float]]:

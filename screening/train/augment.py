@@ -26,7 +26,7 @@ _AVF_LENGTH = math.sqrt(3) / 2  # of aVF's lead vector where I, II and III have 
 class Augmentation:
     """How strong each change is; zero switches it off."""
 
-    crop_samples: int = 500  # window taken at a random place; a multiple of the network's stem stride
+    crop_samples: int = 300  # window taken at a random place; a multiple of the network's stem stride
     stretch: float = 0.15  # time runs faster or slower by up to this share: heart rate
     amplitude: float = 0.3  # standard deviation of the log of one factor for all leads
     noise_mV: float = 0.02  # largest root mean square of white noise

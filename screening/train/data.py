@@ -36,6 +36,9 @@ class TrainingSet:
     record_sha256: np.ndarray  # object: str
     age: np.ndarray  # float32, NaN where unknown
     sex: np.ndarray  # object: str or None
+    site: np.ndarray  # object: str or None
+    device: np.ndarray  # object: str or None
+    statements: np.ndarray  # object: tuple[str, ...], the archive's codes that the label rule lets count
     acquired_at: np.ndarray  # datetime64[us], NaT where unknown
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> records of the catalog that are not here
 
@@ -95,7 +98,7 @@ def load_training_set(
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     parts: list[dict[str, np.ndarray]] = []
-    columns = [*CARRIED_COLUMNS, "label", "fold"]
+    columns = [*CARRIED_COLUMNS, "labels", "label", "fold"]
     for batch in catalog.iter_batches(columns, with_location=True, batch_size=_BATCH):
         planned = pa.Table.from_batches([batch])
         labelled = pc.is_valid(planned["label"])
@@ -172,17 +175,21 @@ def _arrays(planned: pa.Table, decoded: pa.Table, fold: np.ndarray, samples: int
         "signals_mV": signal.reshape(planned.num_rows, N_LEADS, samples),
         "target": (label == "MI").astype(np.int8),
         "label": label,
-        "patient_key": _objects(planned["patient_key"]),
+        "patient_key": _objects(planned["patient_key"].to_pylist()),
         "fold": fold,
-        "record_id": _objects(planned["record_id"]),
-        "record_sha256": _objects(decoded["record_sha256"]),
+        "record_id": _objects(planned["record_id"].to_pylist()),
+        "record_sha256": _objects(decoded["record_sha256"].to_pylist()),
         "age": np.array([np.nan if v is None else v for v in planned["age"].to_pylist()], np.float32),
-        "sex": _objects(planned["sex"]),
+        "sex": _objects(planned["sex"].to_pylist()),
+        "site": _objects(planned["site"].to_pylist()),
+        "device": _objects(planned["device"].to_pylist()),
+        "statements": _objects([tuple(codes or ()) for codes in planned["labels"].to_pylist()]),
         "acquired_at": planned["acquired_at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]"),
     }
 
 
-def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    out = np.empty(len(column), dtype=object)
-    out[:] = column.to_pylist()
+def _objects(values: list[Any]) -> np.ndarray:
+    out = np.empty(len(values), dtype=object)
+    for at, value in enumerate(values):  # one by one: numpy would make a table of tuples
+        out[at] = value
     return out

@@ -100,7 +100,7 @@ def compare(
     ``evaluate``; a task that lacks one of the classes is absent.
     """
     pair = [first, second]
-    found = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for name, (chosen, counts) in _tasks(pair, target, label, patient).items():
         if not 0 < counts["positives"] < counts["n"]:
             continue
@@ -197,7 +197,7 @@ def _bootstrap(
     block = max(1, 2_000_000 // len(positive))  # resamples at once: bounded memory
     sizes = [1] + [min(block, resamples - at) for at in range(0, resamples, block)]
     for at, size in enumerate(sizes):
-        times = np.ones((1, patients))
+        times: np.ndarray = np.ones((1, patients))
         if at:
             times = rng.multinomial(patients, np.full(patients, 1 / patients), size=size)
         weight = times[:, person].astype(np.float64)  # (size, patients) -> (size, n)

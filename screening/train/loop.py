@@ -2,19 +2,23 @@
 
 Only what a worker needs is imported here: arrays and torch, neither archive nor registry. In a training's folder::
 
-    state.pt      state after the last whole epoch, when it trains in this process
-    data/         the filtered ECGs as .npy files, which workers map into memory
-    <name>/       checkpoints of Ray Train: state.pt after each epoch
+    state.pt             state after the last whole epoch, when it trains in this process
+    data/                the filtered ECGs as .npy files, which workers map into memory
+    <name>/              checkpoints of Ray Train: state.pt after each epoch
+    <name>.epochs.jsonl  metrics of each epoch since the driver started, for its ``on_epoch``
 
 Workers on other machines must see the folder under the same path.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +33,13 @@ if TYPE_CHECKING:
     from screening.train.assemble import TrainSettings
 
 STATE, DATA = "state.pt", "data"
+POLL_S = 0.2
+"""How often the controller looks for reports, and the driver for epochs. Each epoch waits for the former; Ray's own 2 s
+are long beside small epochs."""
 _ARRAYS = ("signals_mV", "target", "label")
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+"""Told the number of an epoch, 0 the first, and its metrics."""
 
 
 def fit_here(
@@ -39,7 +49,7 @@ def fit_here(
     *,
     folder: Path,
     device: str = "cpu",
-    on_epoch: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> FitResult:
     """Train in this process, keeping the state of every epoch in ``folder`` and beginning from what is there."""
     path = folder / STATE
@@ -67,6 +77,8 @@ def fit_on_ray(
     folder: Path,
     name: str,
     address: str | None = None,
+    device: str = "auto",
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> FitResult:
     """Train on ``settings.workers`` Ray Train workers (gloo or NCCL), surviving lost workers and a lost driver.
 
@@ -74,6 +86,10 @@ def fit_on_ray(
     ----------
     folder
         Absolute, and visible to every worker; Ray Train keeps its checkpoints in ``folder / name``.
+    device
+        ``cpu``; ``cuda``: a GPU for each worker; ``auto``: that where the cluster has so many.
+    on_epoch
+        Called here, in this thread, once for every epoch that is trained and kept. What it raises ends the training.
 
     Raises
     ------
@@ -82,20 +98,17 @@ def fit_on_ray(
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from screening.cluster import cluster
 
-    # How often the controller looks for reports; each epoch waits for it, and Ray's 2 s are long beside small epochs.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
     data = folder / DATA
     _write_arrays(data, {"train": train, "tune": tune})
+    progress = folder / f"{name}.epochs.jsonl"
+    progress.unlink(missing_ok=True)
     with cluster(address):
-        resources = ray.cluster_resources()
-        if (cpus := resources.get("CPU", 0)) < settings.workers:
-            raise UserError(
-                f"{settings.workers} workers need as many CPU cores, and the Ray cluster has {cpus:g}; lower --workers."
-            )
+        each = _resources(settings, ray.nodes(), device)
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -103,18 +116,20 @@ def fit_on_ray(
                 "fit": settings.fit.to_json(),
                 "network": settings.network.to_json(),
             },
+            torch_config=TorchConfig(backend=None if settings.backend == "auto" else settings.backend),
             scaling_config=ScalingConfig(
-                num_workers=settings.workers, use_gpu=resources.get("GPU", 0) >= settings.workers
+                num_workers=settings.workers, use_gpu=each.get("GPU", 0) > 0, resources_per_worker=each
             ),
             run_config=RunConfig(
                 name=name,
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[_note_epochs(progress)],
             ),
         )
         try:
-            result = trainer.fit()
+            result = _watched(trainer.fit, progress, on_epoch)
         except TrainingFailedError as error:
             cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise UserError(
@@ -129,24 +144,96 @@ def fit_on_ray(
     return FitResult(best["network"], best["epoch"], best["score"], state["history"])
 
 
+def _resources(settings: TrainSettings, nodes: Iterable[Mapping[str, Any]], device: str) -> dict[str, float]:
+    """Return what each worker takes of the cluster (``ray.nodes()``), after a check that there is so much."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+
+    def room(need: Mapping[str, float]) -> int:
+        """Return how many workers there is room for; one lives on one machine."""
+        return sum(min(int(has.get(name, 0) / n + 1e-9) for name, n in need.items() if n > 0) for has in machines)
+
+    each = {"CPU": 1.0, **settings.resources}
+    if device == "cpu":
+        each.pop("GPU", None)
+    elif "GPU" not in each and (device == "cuda" or room(each | {"GPU": 1}) >= settings.workers):
+        each["GPU"] = 1.0
+    if (found := room(each)) < settings.workers:
+        wanted = ", ".join(f"{n:g} {name}" for name, n in each.items())
+        raise UserError(
+            f"{settings.workers} workers that take {wanted} each do not fit into the Ray cluster, which has room for "
+            f"{found}; lower --workers or `resources`."
+        )
+    if settings.backend == "nccl" and not each.get("GPU"):
+        raise UserError("the backend nccl joins GPUs, and these workers have none; choose gloo or auto.")
+    return each
+
+
+def _note_epochs(progress: Path) -> Any:
+    """Return a callback that writes rank 0's metrics to a file; it runs in Ray Train's controller, beside the driver."""
+    from ray.train import UserCallback
+
+    class NoteEpochs(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            with progress.open("a") as stream:
+                stream.write(json.dumps(metrics[0]) + "\n")
+
+    return NoteEpochs()
+
+
+def _watched(work: Callable[[], Any], progress: Path, on_epoch: OnEpoch, *, poll_s: float = POLL_S) -> Any:
+    """Return what ``work`` returns; meanwhile tell of the epochs that appear in ``progress``.
+
+    The work is done in another thread, so that Ctrl-C reaches this one: Ray Train's own handler would exit with 0.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    told = -1
+    place = 0
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        over = bool(wait([outcome], timeout=poll_s).done)
+        if progress.exists():
+            with progress.open("rb") as stream:
+                stream.seek(place)
+                lines = stream.read().rpartition(b"\n")[0]
+            place += len(lines) + 1 if lines else 0
+            for line in lines.splitlines():
+                numbers = json.loads(line)
+                epoch = int(numbers.pop("epoch"))
+                if epoch > told:
+                    on_epoch(epoch, numbers)
+                    told = epoch
+        if over:
+            return outcome.result()
+
+
 def _work(config: dict[str, Any]) -> None:
     """Train one worker's share: the loop that Ray Train runs on every worker."""
     import ray.train
     from ray.train import Checkpoint
     from ray.train.torch import get_device, prepare_model
 
+    device = get_device()
+
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     settings = FitSettings.from_json(config["fit"])
-    if world_size > 1:
-        # Normalisation statistics differ a little between ranks, so their scores do: a rank that stopped alone would
-        # leave the others waiting for it.
-        settings = replace(settings, patience=settings.epochs)
     earlier = ray.train.get_checkpoint()
     state = None
     if earlier is not None:
         with earlier.as_directory() as folder:
             state = _load_state(Path(folder) / STATE)
+
+    def agree(score: float) -> float:
+        of_rank_0 = torch.tensor(score, dtype=torch.float64, device=device)
+        torch.distributed.broadcast(of_rank_0, src=0)
+        return of_rank_0.item()
 
     def report(epoch: EpochReport) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -164,10 +251,11 @@ def _work(config: dict[str, Any]) -> None:
         network_config=config_from_json(config["network"]),
         resume_from=state,
         on_epoch=report,
-        device=get_device(),
+        device=device,
         wrap=prepare_model if world_size > 1 else None,
         rank=rank,
         world_size=world_size,
+        agree=agree if world_size > 1 else None,
     )
 
 

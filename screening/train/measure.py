@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,12 @@ import numpy as np
 from screening.contract import NOTICE
 from screening.errors import UserError
 from screening.model.bundle import Bundle, check_golden
-from screening.model.calibration import operating_counts, reliability
-from screening.train.assemble import counts_by_group
+from screening.model.calibration import count_flags, reliability
 from screening.train.data import TrainingSet
 from screening.train.evaluate import Scored, evaluate, one_a_patient
 from screening.train.fit import predict
+from screening.train.reversal import flags_under_exchange
+from screening.train.subgroups import counts_by_group, rates
 
 
 def refuse_seen(bundle: Bundle, records: TrainingSet) -> None:
@@ -35,7 +34,6 @@ def measure(
     bundle: Bundle,
     records: TrainingSet,
     *,
-    statements: Mapping[str, Sequence[str]],
     device: str = "cpu",
     resamples: int = 1000,
 ) -> tuple[dict[str, Any], np.ndarray]:
@@ -44,17 +42,23 @@ def measure(
     Returns
     -------
     dict, array
-        What ``evaluation.json`` holds: figures by task with patient-bootstrap 95% intervals, counts at the bundle's
-        threshold with one ECG a patient, and calibration; and the probabilities, float64 (n,).
+        What ``evaluation.json`` holds: figures by task with patient-bootstrap 95% intervals; with one ECG a patient,
+        counts at the bundle's threshold, overall and by group, sensitivity and specificity with Wilson 95% intervals,
+        calibration, and the flags under exchanged electrodes; and the probabilities, float64 (n,).
     """
     network = bundle.network(device)
     check_golden(bundle, network, device)
-    logit = predict(network, records.signals_mV, device=device)
-    probability = bundle.calibrator.probability(logit.astype(np.float64))
+
+    def score(signals_mV: np.ndarray) -> np.ndarray:
+        return bundle.calibrator.probability(predict(network, signals_mV, device=device).astype(np.float64))
+
+    probability = score(records.signals_mV)
     index = one_a_patient(records.patient_key, records.record_sha256)
-    counts = operating_counts(probability[index], records.target[index], bundle.threshold)
-    groups = counts_by_group(records.where(index), probability[index], bundle.threshold, statements)
-    both = len(np.unique(records.target[index])) == 2
+    patients = records.where(index)
+    flagged = probability[index] >= bundle.threshold
+    counts = count_flags(flagged, patients.target)
+    groups = counts_by_group(patients, flagged)
+    both = len(np.unique(patients.target)) == 2
     return {
         "notice": NOTICE,
         "model": {
@@ -78,28 +82,15 @@ def measure(
             "overall": asdict(counts),
             **{kind: {group: asdict(of) for group, of in members.items()} for kind, members in groups.items()},
         },
-        "calibration": reliability(probability[index], records.target[index]) if both else None,
+        "rates_one_ecg_a_patient": {
+            "overall": rates(counts),
+            **{kind: {group: rates(of) for group, of in members.items()} for kind, members in groups.items()},
+        },
+        "calibration": reliability(probability[index], patients.target) if both else None,
+        "exchanged_electrodes_one_ecg_a_patient": flags_under_exchange(
+            lambda signals_mV: score(signals_mV) >= bundle.threshold,
+            patients.signals_mV,
+            patients.target,
+            rate_hz=bundle.preprocessing.rate_hz,
+        ),
     }, probability
-
-
-def plot(evaluation: Mapping[str, Any], probability: np.ndarray, target: np.ndarray, path: Path) -> bool:
-    """Draw the ROC curve and the reliability of the probabilities as PNG; False where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    from sklearn.metrics import roc_curve
-
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    roc, calibration = figure.subplots(1, 2)
-    false, true, _ = roc_curve(target, probability)
-    roc.plot(false, true)
-    roc.set(xlabel="1 − specificity", ylabel="sensitivity", title="MI vs all other")
-    bins = evaluation["calibration"]["bins"]
-    calibration.plot([row["mean_probability"] for row in bins], [row["frequency"] for row in bins], "o-")
-    calibration.set(xlabel="probability", ylabel="share with infarction", title="Reliability, one ECG a patient")
-    for axes in (roc, calibration):
-        axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(path, format="png", dpi=120)
-    return True

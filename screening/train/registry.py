@@ -1,8 +1,8 @@
 """The registry of model versions, kept by MLflow. The only module that knows MLflow; only the driver calls it.
 
 A version is a bundle folder stored as it is, with its hash in a tag: MLflow's own model format pickles, ours does not,
-so nothing here calls ``log_model``. Versions are compared and promoted elsewhere; here the first version of a name
-becomes its champion, so that ``models:/NAME@champion`` always means something.
+so nothing here calls ``log_model``. No version is champion by being registered: that alias is moved by ``promotion.py``
+alone, which keeps the record of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,10 +90,10 @@ def register(
         try:
             _log(client, run, parameters, curves, figures)
             client.log_artifacts(run.info.run_id, str(bundle.path), ARTIFACT)
-            first = not client.search_registered_models(f"name = '{bundle.name}'")
-            if first:
+            client.set_terminated(run.info.run_id, "FINISHED")
+            if not client.search_registered_models(f"name = '{bundle.name}'"):
                 client.create_registered_model(bundle.name)
-            made = client.create_model_version(
+            made = client.create_model_version(  # last: a version that is there has all its files
                 bundle.name,
                 source=f"{run.info.artifact_uri}/{ARTIFACT}",
                 run_id=run.info.run_id,
@@ -104,11 +104,9 @@ def register(
                     "input_contract_sha256": bundle.input_contract_sha256,
                 },
             )
-            if first:
-                client.set_registered_model_alias(bundle.name, CHAMPION, made.version)
-            client.set_terminated(run.info.run_id, "FINISHED")
         except BaseException:
-            client.set_terminated(run.info.run_id, "FAILED")
+            with suppress(Exception):  # what went wrong first is what matters
+                client.set_terminated(run.info.run_id, "FAILED")
             raise
         return next(v for v in _versions(client, bundle.name) if v.version == int(made.version))
 
@@ -122,6 +120,63 @@ def versions(tracking_uri: str, name: str | None = None) -> list[ModelVersion]:
         return [version for each in sorted(names) for version in _versions(client, each)]
 
 
+def find(name: str, version: int, *, tracking_uri: str) -> ModelVersion:
+    """Return a registered version.
+
+    Raises
+    ------
+    RegistryError
+        Naming the versions that there are.
+    """
+    found = versions(tracking_uri, name)
+    for each in found:
+        if each.version == version:
+            return each
+    raise RegistryError(_unknown(name, version, [each.version for each in found], tracking_uri))
+
+
+def champion(name: str, *, tracking_uri: str) -> int | None:
+    """Return the version that the alias ``champion`` of a model means now, None where it means none."""
+    with _mlflow(tracking_uri) as client:
+        return _champion(client, name)
+
+
+def move_champion(name: str, version: int, *, expected: int | None, tracking_uri: str) -> None:
+    """Point the alias ``champion`` at a version, unless it means another than ``expected`` by now.
+
+    MLflow cannot compare and set in one step: of two that move within the same milliseconds the later wins.
+    """
+    with _mlflow(tracking_uri) as client:
+        now = _champion(client, name)
+        if now != expected:
+            raise RegistryError(
+                f"the champion of {name} has changed meanwhile, from {_named(expected)} to {_named(now)}, so nothing was "
+                "moved; judge again."
+            )
+        client.set_registered_model_alias(name, CHAMPION, str(version))
+
+
+def attach(version: ModelVersion, path: str, text: str, *, tracking_uri: str) -> None:
+    """Keep a text as artifact ``path`` of a version's run."""
+    with _mlflow(tracking_uri) as client:
+        client.log_text(version.run_id, text, path)
+
+
+def read_attached(version: ModelVersion, path: str, *, tracking_uri: str) -> str:
+    """Return the text that ``attach`` kept."""
+    with _mlflow(tracking_uri), tempfile.TemporaryDirectory(prefix="screening.") as temporary:
+        from mlflow.artifacts import download_artifacts
+
+        uri = f"runs:/{version.run_id}/{path}"
+        return Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=tracking_uri)).read_text()
+
+
+def tag(version: ModelVersion, key: str, value: str, *, tracking_uri: str) -> None:
+    """Set a tag of a version."""
+    with _mlflow(tracking_uri) as client:
+        client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
 def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
     """Return the local folder of the bundle that ``models:/name@alias`` or ``models:/name/version`` means now.
 
@@ -133,15 +188,10 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
     if not _exists(tracking_uri):
         raise RegistryError(f"{ref} cannot be found: no model was ever registered at {tracking_uri}.")
     with _mlflow(tracking_uri) as client:
-        if match["alias"]:
-            version = client.get_model_version_by_alias(match["name"], match["alias"])
-        else:
-            version = client.get_model_version(match["name"], match["version"])
+        version = _meant(client, ref, match, tracking_uri)
         sha256 = version.tags.get("bundle_sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise RegistryError(
-                f"{ref} has no tag bundle_sha256, so `screening train` did not register it; name another."
-            )
+            raise RegistryError(f"{ref} has no tag bundle_sha256, so screening did not register it; name another.")
         target: Path = Path(cache_folder).absolute() / sha256
         if not target.is_dir():
             _download(client, version, target, tracking_uri)
@@ -151,6 +201,43 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
             f"{ref} is tagged with bundle {sha256[:12]}, but its files are bundle {bundle.sha256[:12]}."
         )
     return target
+
+
+def _meant(client: Any, ref: str, match: re.Match[str], tracking_uri: str) -> Any:
+    """Return MLflow's own entry of the version that a reference means."""
+    name, alias = match["name"], match["alias"]
+    registered = _versions(client, name)
+    aliases = {alias: each.version for each in registered for alias in each.aliases}
+    if not registered or (alias is None and int(match["version"]) not in [each.version for each in registered]):
+        wanted = None if alias else int(match["version"])
+        raise RegistryError(_unknown(name, wanted, [each.version for each in registered], tracking_uri))
+    if alias == CHAMPION and alias not in aliases:
+        raise RegistryError(
+            f"{ref} means no version yet: {name} has no champion; make one with "
+            f"`screening promote {name} VERSION --catalog CATALOG`."
+        )
+    if alias and alias not in aliases:
+        known = ", ".join(sorted(aliases)) or "none"
+        raise RegistryError(f"{ref} means no version: the aliases of {name} are {known}.")
+    return client.get_model_version(name, str(aliases[alias] if alias else int(match["version"])))
+
+
+def _unknown(name: str, version: int | None, known: Sequence[int], tracking_uri: str) -> str:
+    where = f"the MLflow registry at {_public(tracking_uri)}"
+    if not known:
+        return f"{where} has no model {name}; `screening models` lists those it has."
+    return f"{where} has no version {version} of {name}; it has {', '.join(map(str, sorted(known)))}."
+
+
+def _champion(client: Any, name: str) -> int | None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        return None
+    found = client.get_registered_model(name).aliases.get(CHAMPION)
+    return None if found is None else int(found)
+
+
+def _named(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"
 
 
 def _download(client: Any, version: Any, target: Path, tracking_uri: str) -> None:
@@ -245,17 +332,27 @@ def _mlflow(tracking_uri: str) -> Iterator[Any]:
         warnings.simplefilter("ignore", FutureWarning)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from requests import ConnectionError, RequestException, Timeout
+        from sqlalchemy.exc import SQLAlchemyError
 
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         _make_parent(tracking_uri)
         try:
             yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-        except MlflowException as error:
+        except (MlflowException, RequestException) as error:
             first_line = str(error).splitlines()[0]
+            if isinstance(error, ConnectionError | Timeout) or "failed with exception" in first_line:
+                raise RegistryError(
+                    f"the MLflow registry at {_public(tracking_uri)} cannot be reached; see that its server runs and that "
+                    "--tracking-uri names it."
+                ) from None
             raise RegistryError(f"the MLflow registry at {_public(tracking_uri)} answers: {first_line}") from None
-        except ImportError as error:
-            raise RegistryError(f"the MLflow registry at {_public(tracking_uri)} cannot be used: {error}.") from None
+        except (ImportError, SQLAlchemyError) as error:
+            first_line = str(error).splitlines()[0]
+            raise RegistryError(
+                f"the MLflow registry at {_public(tracking_uri)} cannot be used: {first_line}."
+            ) from None
 
 
 def _database(tracking_uri: str) -> Path | None:

@@ -1,7 +1,7 @@
 """A retraining from catalog to registered bundle.
 
 It is named by what goes in (``assemble.training_id``), so the same command resumes it wherever it was stopped, and a
-finished one is not done twice. Its folder holds what ``loop.py`` keeps, and at the end ``bundle/``. Only this, the
+finished one is not done twice. Its folder holds what ``loop.py`` keeps of each fit, and at the end ``bundle/``. Only this, the
 driver, writes to the registry.
 """
 
@@ -19,20 +19,25 @@ from typing import Any
 from screening.archive.catalog import Catalog, open_catalog
 from screening.errors import UserError
 from screening.model.bundle import MANIFEST, Bundle, load_bundle
+from screening.model.out_of_fold import OutOfFold
 from screening.run.fingerprint import choose_device
 from screening.train.assemble import (
     TrainSettings,
     make_bundle,
     registry_entry,
     split,
-    statements_of,
     training_id,
 )
-from screening.train.data import load_training_set
+from screening.train.data import TrainingSet, load_training_set
+from screening.train.fit import FitResult, FitSettings
 from screening.train.loop import DATA, fit_here, fit_on_ray
+from screening.train.procedure import run_procedure
 from screening.train.registry import ModelVersion, register
+from screening.train.sweep import run_trials
+from screening.train.trials import Trial, TrialStore, out_of_fold, outer_folds
 
 BUNDLE = "bundle"
+TRIALS = "trials"  # beside the folder of trainings: what a study ran, a training need not run again
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def retrain(
                 settings,
                 folder=folder,
                 address=address,
-                device=device,
+                device=choose_device(device),
                 storage_options=storage_options,
                 on_stage=on_stage,
                 on_epoch=on_epoch,
@@ -130,25 +135,68 @@ def _train(
     )
     train, tune = split(data, settings)
     on_stage(f"training {folder.name} on {len(train):,} records, choosing on {len(tune):,}")
-    if settings.workers:
-        fitted = fit_on_ray(train, tune, settings, folder=folder, name=folder.name, address=address)
-    else:
-        fitted = fit_here(train, tune, settings, folder=folder, device=choose_device(device), on_epoch=on_epoch)
-    on_stage("calibrating and measuring")
+
+    def fit_with(fit: FitSettings, name: str) -> FitResult:
+        ours = settings.model_copy(update={"fit": fit})
+        if settings.workers:
+            return fit_on_ray(train, tune, ours, folder=folder, name=f"{folder.name}-{name}", address=address)
+        (folder / name).mkdir(exist_ok=True)
+        return fit_here(train, tune, ours, folder=folder / name, device=device, on_epoch=on_epoch)
+
+    fitted = run_procedure(train, tune, settings.procedure(), train_with=fit_with, device=device)
+    predictions = None
+    if settings.nested:
+        store = TrialStore(folder.parent.parent / TRIALS)
+        predictions = _nested(catalog, data, settings, store, address=address, device=device, on_stage=on_stage)
+    on_stage("measuring")
     make_bundle(
         folder / BUNDLE,
         fitted=fitted,
         train=train,
         tune=tune,
+        data=data,
+        predictions=predictions,
         settings=settings,
         catalog={
             "catalog_id": catalog.catalog_id,
             "label_rule": catalog.label_rule.name,
             "label_rule_settings": catalog.label_rule.model_dump(mode="json", exclude_defaults=True),
         },
-        statements=statements_of(catalog, tune),
     )
     shutil.rmtree(folder / DATA, ignore_errors=True)
+
+
+def _nested(
+    catalog: Catalog,
+    data: TrainingSet,
+    settings: TrainSettings,
+    store: TrialStore,
+    *,
+    address: str | None,
+    device: str,
+    on_stage: Callable[[str], None],
+) -> OutOfFold:
+    """Repeat the whole procedure without each fold in turn, and return what each gave for the fold it never saw."""
+    folds = tuple(sorted({*settings.train_folds, *settings.tune_folds}))
+    trials = {split.test[0]: Trial(settings.procedure(), split, settings.preprocessing) for split in outer_folds(folds)}
+    on_stage(f"nested cross-validation: the same again {len(folds)} times, each without the fold that it is tested on")
+    run_trials(
+        list(trials.values()),
+        data,
+        store,
+        catalog_id=catalog.catalog_id,
+        workers=settings.workers,
+        address=address,
+        device=device,
+        on_trial=lambda _key, result: on_stage(f"fold {result.facts['split']['test'][0]} tested"),
+    )
+    results = {fold: store.read(trial.key(catalog.catalog_id)) for fold, trial in trials.items()}
+    finished = {fold: result for fold, result in results.items() if result is not None}
+    if waiting := [str(fold) for fold in results if fold not in finished]:
+        raise UserError(
+            f"another process has the trials of fold {', '.join(waiting)} in hand; start this command again after it"
+        )
+    return out_of_fold(finished)
 
 
 @contextmanager

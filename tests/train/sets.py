@@ -10,7 +10,7 @@ from screening.train.data import TrainingSet
 from screening.train.fit import FitSettings
 from tests.bundles import TINY
 
-FIT = FitSettings(epochs=3, batch_size=16, augmentation=Augmentation(crop_samples=200))
+FIT = FitSettings(epochs=3, score_every=1, batch_size=16, augmentation=Augmentation(crop_samples=200))
 SETTINGS = TrainSettings(
     name="tiny",
     data="Noise",
@@ -40,6 +40,16 @@ def training_set(records: int = 96, seed: int = 0, samples: int = 200) -> Traini
         record_sha256=np.array([f"{at:064x}" for at in range(records)], dtype=object),
         age=(30 + np.arange(records) % 60).astype(np.float32),
         sex=np.array(["female", "male", None] * (records // 3), dtype=object),
+        site=np.array([("here", "there")[at % 2] for at in range(records)], dtype=object),
+        device=np.full(records, None, dtype=object),
+        statements=_tuples([("AMI",) if positive else () for positive in target]),
         acquired_at=np.full(records, "NaT", dtype="datetime64[us]"),
         left_out={"flat_lead": 2},
     )
+
+
+def _tuples(values: list[tuple[str, ...]]) -> np.ndarray:
+    out = np.empty(len(values), dtype=object)
+    for at, value in enumerate(values):
+        out[at] = value
+    return out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import csv
 import dataclasses
 import shutil
@@ -91,6 +92,21 @@ def test_labels_and_folds_are_the_table_s(loaded: TrainingSet, archive: Path) ->
             assert fold == int(row["strat_fold"].split(".")[0])
         else:
             assert 1 <= fold <= 10
+
+
+def test_what_groups_are_made_from_is_the_table_s(loaded: TrainingSet, archive: Path) -> None:
+    with (archive / "ptbxl_database.csv").open(newline="") as stream:
+        rows = {row["filename_hr"]: row for row in csv.DictReader(stream)}
+    for record_id, statements, site, device in zip(
+        loaded.record_id, loaded.statements, loaded.site, loaded.device, strict=True
+    ):
+        row = rows[record_id]
+        assert isinstance(statements, tuple)
+        assert sorted(statements) == sorted(ast.literal_eval(row["scp_codes"]))
+        assert (site or "") == row["site"].removesuffix(".0")
+        assert " ".join((device or "").split()) == " ".join(row["device"].split())
+    assert len({len(codes) for codes in loaded.statements}) > 1  # tuples of several lengths stay tuples
+    assert loaded.where(np.arange(2)).statements.tolist() == loaded.statements.tolist()[:2]
 
 
 def test_only_the_wanted_folds_are_read(catalog: str, loaded: TrainingSet) -> None:

@@ -16,7 +16,15 @@ from screening.train.augment import Augmentation
 from screening.train.fit import EpochReport, FitSettings, fit, predict, score
 
 NETWORK = MSAICConfig(channels=4, dilations=(1, 4), blocks=2, projection_channels=8, embedding=4)
-QUICK = FitSettings(epochs=3, batch_size=8, learning_rate=5e-3, ema=0.8, augmentation=Augmentation(crop_samples=120))
+QUICK = FitSettings(
+    epochs=3,
+    keep="best",
+    batch_size=8,
+    views=2,
+    learning_rate=5e-3,
+    ema=0.8,
+    augmentation=Augmentation(crop_samples=120),
+)
 
 
 def labelled(n: int = 24, *, seed: int = 0) -> SimpleNamespace:
@@ -109,12 +117,35 @@ def test_early_stopping_waits_for_its_patience() -> None:
     assert len(result.history) - 1 - result.best_epoch == 2
 
 
+def test_the_last_epoch_may_be_kept_and_then_nothing_stops_early() -> None:
+    settings = dataclasses.replace(QUICK, epochs=6, keep="last", patience=1, learning_rate=0.0)
+    reports: list[EpochReport] = []
+    result = fitted(settings, on_epoch=reports.append)
+    assert len(result.history) == 6
+    assert (result.best_epoch, result.best_score) == (5, result.history[-1]["tune_score"])
+    assert_same(result.state_dict, reports[-1].state["average"])
+
+
+def test_ranks_stop_together_by_the_score_of_rank_0() -> None:
+    settings = dataclasses.replace(QUICK, epochs=30, patience=2, learning_rate=0.0)
+    scores: list[float] = []
+    first = fitted(settings, world_size=2, agree=lambda own: scores.append(own) or own)
+    own: list[float] = []
+    told = iter(scores)
+    second = fitted(settings, rank=1, world_size=2, agree=lambda mine: own.append(mine) or next(told))
+    assert len(first.history) == len(second.history) < 30
+    assert [entry["tune_score"] for entry in second.history] == [entry["tune_score"] for entry in first.history]
+    assert (second.best_epoch, second.best_score) == (first.best_epoch, first.best_score)
+    assert np.isnan(own).all()  # the others do not spend their time on it
+    with pytest.raises(ValueError, match="2 ranks must agree on a score"):
+        fitted(world_size=2)
+
+
 def test_eight_records_are_learnt_by_heart() -> None:
     few = labelled(8)
     still = Augmentation(200, 0, 0, 0, 0, 0, 0, 0, 0)
     settings = FitSettings(
         epochs=60,
-        patience=60,
         batch_size=8,
         learning_rate=2e-2,
         ema=0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import torch
 from screening.errors import UserError
 from screening.train import loop
 from screening.train.data import TrainingSet
+from screening.train.fit import score
 from tests.train.sets import SETTINGS, training_set
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -125,7 +128,12 @@ def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> No
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGKILL)
-    resumed = loop.fit_on_ray(*arrays(), LONG, folder=tmp_path, name="once")
+    epochs: list[int] = []
+    resumed = loop.fit_on_ray(
+        *arrays(), LONG, folder=tmp_path, name="once", on_epoch=lambda epoch, _: epochs.append(epoch)
+    )
+    assert epochs[0] >= 1  # what the checkpoint holds is not trained again
+    assert epochs == list(range(epochs[0], 8))
     assert len(resumed.history) == 8
     (tmp_path / "here").mkdir()
     here = loop.fit_here(*arrays(), LONG, folder=tmp_path / "here")
@@ -135,9 +143,12 @@ def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_two_gloo_workers_survive_the_loss_of_one(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"workers": 2, "fit": dataclasses.replace(SETTINGS.fit, epochs=10)})
+def test_two_gloo_workers_survive_the_loss_of_one_and_stop_early_together(tmp_path: Path) -> None:
+    """With a learning rate of 0 only normalisation statistics change, in which the two differ most."""
+    patient = dataclasses.replace(SETTINGS.fit, epochs=60, keep="best", patience=8, learning_rate=0.0)
+    settings = SETTINGS.model_copy(update={"workers": 2, "fit": patient})
     lost: list[int] = []
+    epochs: list[tuple[int, float]] = []
 
     def kill_one() -> None:
         wait_for(lambda: checkpoints(tmp_path / "pair") >= 2)
@@ -148,19 +159,77 @@ def test_two_gloo_workers_survive_the_loss_of_one(tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    fitted = loop.fit_on_ray(*arrays(), settings, folder=tmp_path, name="pair")
+    train, tune = arrays()
+    fitted = loop.fit_on_ray(
+        train,
+        tune,
+        settings,
+        folder=tmp_path,
+        name="pair",
+        on_epoch=lambda epoch, numbers: epochs.append((epoch, numbers["tune_auroc"])),
+    )
     killer.join(timeout=5)
     assert len(lost) == 1
-    assert len(fitted.history) == 10
-    assert np.isfinite([entry["loss"] for entry in fitted.history]).all()
-    assert fitted.best_score > 0.5
+    assert epochs == [(epoch, entry["tune_auroc"]) for epoch, entry in enumerate(fitted.history)]
+    assert len(fitted.history) < 60
+    assert len(fitted.history) - 1 - fitted.best_epoch == 8
+    network = settings.network.build()
+    network.load_state_dict(fitted.state_dict)
+    assert score(network, tune)["score"] == fitted.best_score == fitted.history[fitted.best_epoch]["tune_score"]
 
 
-def test_a_cluster_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
+def test_epochs_are_told_once_and_in_order_however_they_are_written(tmp_path: Path) -> None:
+    progress = tmp_path / "epochs.jsonl"
+    told: list[tuple[int, dict[str, float]]] = []
+    whole = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (0, 1, 1, 2))
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    settings = SETTINGS.model_copy(update={"workers": 3})
-    with pytest.raises(UserError, match="3 workers need as many CPU cores, and the Ray cluster has 2; lower --workers"):
-        loop.fit_on_ray(*arrays(), settings, folder=tmp_path, name="big")
+    def work() -> str:
+        for at in range(0, len(whole), 9):  # lines are seen by halves
+            with progress.open("a") as stream:
+                stream.write(whole[at : at + 9])
+            time.sleep(0.02)
+        return "done"
+
+    assert loop._watched(work, progress, lambda *epoch: told.append(epoch), poll_s=0.01) == "done"  # type: ignore[arg-type]
+    assert told == [(0, {"loss": 1.0}), (1, {"loss": 1.0}), (2, {"loss": 1.0})]
+
+
+def test_what_a_training_raises_comes_out(tmp_path: Path) -> None:
+    def work() -> None:
+        raise ValueError("no good")
+
+    with pytest.raises(ValueError, match="no good"):
+        loop._watched(work, tmp_path / "epochs.jsonl", lambda *_: None)
+
+
+def machine(**resources: float) -> dict[str, Any]:
+    return {"Alive": True, "Resources": resources}
+
+
+def test_workers_take_gpus_where_there_are_enough() -> None:
+    settings = SETTINGS.model_copy(update={"workers": 3, "resources": {"CPU": 2}})
+    small, large = machine(CPU=4, GPU=1), machine(CPU=8, GPU=2)
+    assert loop._resources(settings, [small, large], "auto") == {"CPU": 2, "GPU": 1}
+    assert loop._resources(settings, [small, large], "cpu") == {"CPU": 2}
+    assert loop._resources(settings, [large], "auto") == {"CPU": 2}  # two GPUs for three workers
+    own = settings.model_copy(update={"resources": {"GPU": 0}, "backend": "gloo"})
+    assert loop._resources(own, [small, large], "auto") == {"CPU": 1, "GPU": 0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "device", "message"),
+    [
+        (
+            {"workers": 5},
+            "auto",
+            "5 workers that take 1 CPU each do not fit into the Ray cluster, which has room for 4; lower --workers",
+        ),
+        ({"workers": 2, "resources": {"CPU": 3}}, "auto", "take 3 CPU each do not fit .* room for 0"),
+        ({"workers": 1}, "cuda", "1 workers that take 1 CPU, 1 GPU each do not fit .* room for 0"),
+        ({"workers": 2, "backend": "nccl"}, "auto", "the backend nccl joins GPUs, and these workers have none"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_told(changed: dict[str, Any], device: str, message: str) -> None:
+    nodes = [machine(CPU=2), machine(CPU=2), {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}}]
+    with pytest.raises(UserError, match=message):
+        loop._resources(SETTINGS.model_copy(update=changed), nodes, device)

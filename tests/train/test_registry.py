@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from screening.model.bundle import MANIFEST, Bundle, BundleError, load_bundle
 from screening.model.locate import resolve_model
-from screening.train.registry import RegistryError, _mlflow, register, resolve, versions
+from screening.train.registry import (
+    RegistryError,
+    _mlflow,
+    champion,
+    find,
+    move_champion,
+    register,
+    resolve,
+    versions,
+)
 from tests.bundles import make_bundle
 
 CURVES = [{"epoch": 0, "loss": 1.0, "tune_auroc": 0.7}, {"epoch": 1, "loss": 0.5, "tune_auroc": 0.9}]
@@ -44,7 +48,7 @@ def test_versions_aliases_and_what_was_logged(bundles: tuple[Bundle, Bundle], ml
     assert versions(mlflow_uri) == []
     assert [add(bundle, mlflow_uri) for bundle in bundles] == [1, 2]
     newest, first = versions(mlflow_uri)
-    assert (first.version, first.aliases, first.bundle_sha256) == (1, ("champion",), bundles[0].sha256)
+    assert (first.version, first.aliases, first.bundle_sha256) == (1, (), bundles[0].sha256)  # no champion by itself
     assert (newest.version, newest.aliases, newest.bundle_sha256) == (2, (), bundles[1].sha256)
     assert first.input_contract_sha256 == bundles[0].input_contract_sha256
     assert first.tags["catalog_id"] == "abc"
@@ -66,25 +70,47 @@ def test_a_bundle_is_registered_once(bundles: tuple[Bundle, Bundle], mlflow_uri:
 
 
 def test_a_failed_registration_leaves_no_version(
-    bundles: tuple[Bundle, Bundle], mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+    bundles: tuple[Bundle, Bundle], mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    import requests
     from mlflow import MlflowClient
 
     def fails(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    with monkeypatch.context() as patch:
+    def half(self: MlflowClient, run_id: str, local_dir: str, artifact_path: str) -> None:
+        self.log_artifact(run_id, str(Path(local_dir) / MANIFEST), artifact_path)
+        raise requests.ConnectionError("the server went away")
+
+    # What fails -> what is told. The last: the versions' own table, after all files are there.
+    for method, replacement, error, message in (
+        ("log_artifacts", fails, OSError, "disk full"),
+        ("log_artifacts", half, RegistryError, "cannot be reached; see that its server runs"),
+        ("log_batch", fails, OSError, "disk full"),
+        ("create_model_version", fails, OSError, "disk full"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, method, replacement)
+            with pytest.raises(error, match=message):
+                add(bundles[0], mlflow_uri)
+        assert versions(mlflow_uri) == []
+    with monkeypatch.context() as patch:  # even the run cannot be marked: the first cause is what is told
         patch.setattr(MlflowClient, "log_artifacts", fails)
+        patch.setattr(MlflowClient, "set_terminated", half)
         with pytest.raises(OSError, match="disk full"):
             add(bundles[0], mlflow_uri)
-    assert versions(mlflow_uri) == []
+    with _mlflow(mlflow_uri) as client:
+        experiment = client.get_experiment_by_name("screening").experiment_id
+        assert [run.info.status for run in client.search_runs([experiment])] == ["RUNNING", *["FAILED"] * 4]
     assert add(bundles[0], mlflow_uri) == 1
-    assert versions(mlflow_uri)[0].aliases == ("champion",)
+    path = resolve("models:/tiny/1", tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
+    assert load_bundle(path).sha256 == bundles[0].sha256
 
 
 def test_a_reference_becomes_a_verified_folder(bundles: tuple[Bundle, Bundle], mlflow_uri: str, tmp_path: Path) -> None:
     for bundle in bundles:
         add(bundle, mlflow_uri)
+    move_champion("tiny", 1, expected=None, tracking_uri=mlflow_uri)
     cache = tmp_path / "cache"
     for ref, bundle in {"models:/tiny@champion": bundles[0], "models:/tiny/2": bundles[1]}.items():
         path = resolve_model(ref, tracking_uri=mlflow_uri, cache_folder=cache)
@@ -101,9 +127,14 @@ def test_a_reference_becomes_a_verified_folder(bundles: tuple[Bundle, Bundle], m
         ("models:/tiny", r"models:/tiny is no model reference; write models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("models:/tiny/latest", "is no model reference"),
         ("models:/tiny/../3", "is no model reference"),
-        ("models:/tiny@gone", r"the MLflow registry at sqlite:.*answers: .*alias gone not found"),
-        ("models:/tiny/7", r"answers: .*tiny, version=7.* not found"),
-        ("models:/nobody@champion", r"answers: .*nobody"),
+        (
+            "models:/tiny@champion",
+            "tiny has no champion; make one with `screening promote tiny VERSION --catalog CATALOG`",
+        ),
+        ("models:/tiny@gone", r"models:/tiny@gone means no version: the aliases of tiny are none\.$"),
+        ("models:/tiny/7", r"the MLflow registry at sqlite:.* has no version 7 of tiny; it has 1\.$"),
+        ("models:/nobody@champion", r"has no model nobody; `screening models` lists those it has\.$"),
+        ("models:/nobody/1", r"has no model nobody"),
     ],
 )
 def test_a_reference_to_nothing_is_one_sentence(
@@ -113,6 +144,22 @@ def test_a_reference_to_nothing_is_one_sentence(
     with pytest.raises(RegistryError, match=message) as caught:
         resolve(ref, tracking_uri=mlflow_uri, cache_folder=tmp_path / "cache")
     assert "\n" not in str(caught.value)
+
+
+def test_the_champion_moves_only_from_where_it_was_thought_to_be(
+    bundles: tuple[Bundle, Bundle], mlflow_uri: str
+) -> None:
+    for bundle in bundles:
+        add(bundle, mlflow_uri)
+    assert champion("tiny", tracking_uri=mlflow_uri) is None
+    move_champion("tiny", 2, expected=None, tracking_uri=mlflow_uri)
+    message = "champion of tiny has changed meanwhile, from none to version 2, so nothing was moved; judge again"
+    with pytest.raises(RegistryError, match=message):
+        move_champion("tiny", 1, expected=None, tracking_uri=mlflow_uri)
+    assert champion("tiny", tracking_uri=mlflow_uri) == 2
+    assert find("tiny", 2, tracking_uri=mlflow_uri).aliases == ("champion",)
+    with pytest.raises(RegistryError, match=r"has no version 3 of tiny; it has 1, 2\.$"):
+        find("tiny", 3, tracking_uri=mlflow_uri)
 
 
 def test_changed_files_are_refused(bundles: tuple[Bundle, Bundle], mlflow_uri: str, tmp_path: Path) -> None:
@@ -135,7 +182,7 @@ def test_versions_that_others_registered_are_refused(mlflow_uri: str, tmp_path: 
     with _mlflow(mlflow_uri) as client:
         client.create_registered_model("foreign")
         client.create_model_version("foreign", source=str(tmp_path))
-    with pytest.raises(RegistryError, match="has no tag bundle_sha256, so `screening train` did not register it"):
+    with pytest.raises(RegistryError, match="has no tag bundle_sha256, so screening did not register it"):
         resolve("models:/foreign/1", tracking_uri=mlflow_uri, cache_folder=tmp_path)
 
 
@@ -158,39 +205,26 @@ def test_mlflow_neither_unpickles_nor_reports_home(mlflow_uri: str) -> None:
     assert is_telemetry_disabled()
 
 
-@pytest.fixture
-def server(mlflow_template: Path, tmp_path: Path) -> Iterator[str]:
-    """Run a real MLflow server on loopback."""
-    shutil.copy(mlflow_template, tmp_path / "server.db")
+def test_a_server_over_http_does_the_same(bundles: tuple[Bundle, Bundle], mlflow_server: str, tmp_path: Path) -> None:
+    assert [add(bundle, mlflow_server) for bundle in bundles] == [1, 2]
+    move_champion("tiny", 1, expected=None, tracking_uri=mlflow_server)
+    assert [each.aliases for each in versions(mlflow_server, "tiny")] == [(), ("champion",)]
+    path = resolve("models:/tiny@champion", tracking_uri=mlflow_server, cache_folder=tmp_path / "cache")
+    assert load_bundle(path).sha256 == bundles[0].sha256
+    assert (path / MANIFEST).read_bytes() == (bundles[0].path / MANIFEST).read_bytes()
+
+
+def test_a_registry_that_is_down_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--workers", "1"], stdout=log, stderr=log, env=environment, cwd=tmp_path, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 90
-            while True:
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                        break
-                except OSError:
-                    assert process.poll() is None, (tmp_path / "server.log").read_text()
-                    assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-                    time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(timeout=20)
-
-
-def test_a_server_over_http_does_the_same(bundles: tuple[Bundle, Bundle], server: str, tmp_path: Path) -> None:
-    assert [add(bundle, server) for bundle in bundles] == [1, 2]
-    assert [each.aliases for each in versions(server)] == [(), ("champion",)]
-    path = resolve("models:/tiny@champion", tracking_uri=server, cache_folder=tmp_path / "cache")
-    assert load_bundle(path).sha256 == bundles[0].sha256
-    assert (path / MANIFEST).read_bytes() == (bundles[0].path / MANIFEST).read_bytes()
+    message = (
+        f"the MLflow registry at http://127.0.0.1:{port} cannot be reached; see that its server runs and that "
+        "--tracking-uri names it."
+    )
+    with pytest.raises(RegistryError, match=f"^{re.escape(message)}$"):
+        versions(f"http://user:secret@127.0.0.1:{port}")
+    (tmp_path / "mlflow.db").write_text("no database at all, but long enough to be taken for one")
+    with pytest.raises(RegistryError, match=r"cannot be used: .*file is not a database\.$"):
+        versions(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -1,0 +1,120 @@
+"""``screening study``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from screening.cli.folds import folds_option
+from screening.cli.state import state_option
+from screening.cli.storage import storage_option
+
+
+@click.command("study")
+@click.option("--catalog", required=True, help="Labelled catalog made by `screening catalog --labels RULE`.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables.md and tables.json.")
+@click.option("--parts", help="Parts to run, with commas between them [all]; `--parts list` names them.")
+@folds_option("Folds to use, e.g. 1,2,3,4,5,6,7,8,9 [all of the catalog].")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Trials at a time on Ray; 0: one by one here [0].")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where trials run [auto].")
+@click.option("--address", help="Ray cluster to use; default: this machine, or the cluster of the Ray job.")
+@click.option("--tables-only", is_flag=True, help="Run nothing; make the tables of what is finished.")
+@storage_option
+@state_option
+@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
+def command(
+    catalog: str,
+    out: Path,
+    parts: str | None,
+    folds: tuple[int, ...] | None,
+    workers: int,
+    device: str,
+    address: str | None,
+    tables_only: bool,
+    storage_options: dict[str, Any],
+    state: Path,
+    as_json: bool,
+) -> int:
+    """Compare MSAIC-Net with its parts left out and with its peers, on splits of a labelled catalog.
+
+    Every trial is kept in the state folder, so a study that was stopped goes on, and several calls can work off one
+    study side by side.
+
+    \b
+    screening study --catalog catalog --parts ablation,peers --out study
+    screening study --catalog catalog --workers 8 --address auto --out study
+    """
+    from screening.archive.catalog import open_catalog
+    from screening.errors import UserError
+    from screening.run.fingerprint import choose_device
+    from screening.storage import Folder
+    from screening.study.parts import PARTS, folds_of
+    from screening.study.tables import finished, make_rows, measure_speed, render
+    from screening.train.data import load_training_set
+    from screening.train.sweep import run_trials
+    from screening.train.trials import TrialStore
+
+    if parts == "list":
+        click.echo("\n".join(PARTS))
+        return 0
+    names = list(dict.fromkeys(parts.split(","))) if parts else list(PARTS)
+    if unknown := [name for name in names if name not in PARTS]:
+        raise UserError(f"--parts: unknown {', '.join(unknown)}; known are {', '.join(PARTS)}")
+    opened = open_catalog(catalog, storage_options=storage_options)
+    store = TrialStore(state / "trials")
+    sections, found = [], {}
+    data = None
+    for name in names:
+        if data is None:
+            part = PARTS[name](folds or tuple(range(1, 10)))
+            data = load_training_set(catalog, part.preprocessing, folds=folds, storage_options=storage_options)
+        part = PARTS[name](folds_of(data))
+        trials = part.trials()
+        total, done = sum(map(len, trials.values())), 0
+        keys = {
+            trial.key(opened.catalog_id): (model, at) for model, of in trials.items() for at, trial in enumerate(of)
+        }
+
+        def told(key: str, result: Any, keys: dict[str, tuple[str, int]] = keys, name: str = name) -> None:
+            model, at = keys[key]
+            click.echo(
+                f"{name}: {model}, split {at + 1}: rate {result.facts['learning_rate']:g}, epoch "
+                f"{result.facts['best_epoch'] + 1}, tuning AUROC {result.facts['tune_auroc']:.4f}, "
+                f"{result.facts['seconds']:.0f} s",
+                err=True,
+            )
+
+        if not tables_only:
+            run_trials(
+                [trial for of in trials.values() for trial in of],
+                data,
+                store,
+                catalog_id=opened.catalog_id,
+                workers=workers,
+                address=address,
+                device=choose_device(device),
+                on_trial=told,
+            )
+        results = finished(part, store, opened.catalog_id)
+        done = sum(len(of) for of in results.values())
+        if done < total:
+            click.echo(f"{name}: {done} of {total} trials are finished; models that lack some are left out.", err=True)
+        if part.reference not in results:
+            continue
+        rows = make_rows(part, results, data)
+        speed = measure_speed({row.model: part.models[row.model].network for row in rows}, part.preprocessing.samples)
+        sections.append(render(part, rows, speed))
+        found[name] = {"rows": [asdict(row) for row in rows], "records_per_second": speed}
+    folder = Folder(str(out))
+    folder.write("tables.md", "\n".join(sections).encode())
+    folder.write(
+        "tables.json", (json.dumps({"catalog_id": opened.catalog_id, "parts": found}, indent=1) + "\n").encode()
+    )
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(sections))
+    if not as_json:
+        click.echo(f"Written: {out / 'tables.md'}, {out / 'tables.json'}")
+    return 0
