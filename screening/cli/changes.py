@@ -35,39 +35,40 @@ def change_json(change: Change) -> dict[str, Any]:
     return {**change.__dict__, "at": change.at.isoformat(), "failed": list(change.failed)}
 
 
-def show_verdict(name: str, version: int, verdict: Verdict) -> None:
+def show_verdict(verdict: Verdict) -> None:
     """Print what was judged and how it stands to each bound."""
-    judged = verdict.evaluation_set
-    folds = (
-        f"fold{'s' if len(judged['folds']) > 1 else ''} {', '.join(map(str, judged['folds']))}"
-        if judged["folds"]
-        else "all folds"
-    )
-    click.echo(f"Candidate       {_model(f'{name} version {version}', verdict.candidate)}")
-    click.echo(f"Champion        {_model('present champion', verdict.champion) if verdict.champion else 'none yet'}")
+    of = verdict.evaluation_set
+    folds = f"fold {', '.join(map(str, of['folds']))}" if of["folds"] else "all folds"
+    click.echo(f"Candidate       {_model(verdict.candidate)}")
+    click.echo(f"Champion        {_model(verdict.champion) if verdict.champion else 'none yet'}")
     click.echo(
-        f"Evaluation set  {judged['records']:,} records of {judged['patients']:,} patients, "
-        f"{judged['positive_patients']:,} with infarction; {folds}, catalog {str(judged['catalog_id'])[:12]}, "
-        f"set {judged['sha256'][:12]}\n"
+        f"Evaluation set  {of['sha256'][:12]}: {of['records']:,} records of {of['patients']:,} patients, "
+        f"{of['positive_patients']:,} with infarction; {folds} of catalog {str(of['catalog_id'])[:12]}"
     )
+    models = [model for model in (verdict.candidate, verdict.champion) if model]
+    if any(model["records_seen"] for model in models):
+        click.echo(
+            "                Out-of-fold predictions judge the procedure that made a model, not its very weights."
+        )
+    click.echo()
     width = max(len(bound.measured) for bound in verdict.bounds)
     for bound in verdict.bounds:
-        sign = "+" if "champion" in bound.measured else ""
+        sign = "+" if bound.name.endswith("_margin") else ""
         value = f"{bound.value:{sign}.3f}" if bound.value == bound.value else "-"
         interval = f"({bound.low:{sign}.3f} to {bound.high:{sign}.3f})" if bound.low == bound.low else ""
-        click.echo(
-            f"{'passed' if bound.passed else 'FAILED'}  {bound.measured:<{width}}  {value:>6}  {interval:<18}  {bound.limit}"
-        )
+        state = "passed" if bound.passed else "FAILED"
+        click.echo(f"{state}  {bound.measured:<{width}}  {value:>6}  {interval:<18}  {bound.limit}")
     click.echo()
 
 
 def show_change(change: Change) -> None:
-    """Print a change in two or three lines."""
-    came = (
-        f"{change.from_version} -> {change.to_version}" if change.from_version is not None else f"{change.to_version}"
-    )
-    if not change.moved and change.action != "refused":
-        came += "  (written down, but the alias never moved)"
+    """Print a change in a few lines."""
+    before = "none" if change.from_version is None else str(change.from_version)
+    came = f"{before} -> {change.to_version}"
+    if change.action == "refused":
+        came = f"{change.to_version}, champion remains {before}"
+    elif not change.moved:
+        came += "  (an attempt: the alias never moved)"
     click.echo(f"{change.at:%Y-%m-%d %H:%M} UTC  {change.action:<11}  {came}")
     click.echo(f"    by {change.by}" + (f": {change.why}" if change.why else ""))
     if change.failed:
@@ -77,9 +78,9 @@ def show_change(change: Change) -> None:
         click.echo(f"    judged on set {change.evaluation_set_sha256[:12]}; {change.record}")
 
 
-def _model(what: str, model: Mapping[str, Any]) -> str:
-    seen = f", because it has seen {model['records_seen']:,} of the records" if model["records_seen"] else ""
-    return f"{what}, bundle {model['bundle_sha256'][:12]}, judged by {model['judged_by']}{seen}"
+def _model(model: Mapping[str, Any]) -> str:
+    seen = f" (it has seen {model['records_seen']:,} of the records)" if model["records_seen"] else ""
+    return f"version {model['version']}, bundle {model['bundle_sha256'][:12]}, by {model['judged_by']}{seen}"
 
 
 def _figure(value: float | None) -> str:

@@ -79,7 +79,7 @@ def command(
         told = {"verdict": verdict.to_json(), "change": change and change_json(change)}
         click.echo(json.dumps(told, indent=1))
     else:
-        show_verdict(name, version, verdict)
+        show_verdict(verdict)
     if not verdict.passed:
         raise UserError(f"version {version} of {name} is not promoted. {' '.join(verdict.refusals)}")
     if as_json:

@@ -51,12 +51,13 @@ def command(
     from screening.archive.catalog import open_catalog
     from screening.errors import UserError
     from screening.run.fingerprint import choose_device
+    from screening.signal.preprocess import Preprocessing
     from screening.storage import Folder
     from screening.study.parts import PARTS, folds_of
     from screening.study.tables import finished, make_rows, measure_speed, render
-    from screening.train.data import load_training_set
+    from screening.train.data import TrainingSet, load_training_set
     from screening.train.sweep import run_trials
-    from screening.train.trials import TrialStore
+    from screening.train.trials import Trial, TrialResult, TrialStore
 
     if parts == "list":
         click.echo("\n".join(PARTS))
@@ -67,19 +68,24 @@ def command(
     opened = open_catalog(catalog, storage_options=storage_options)
     store = TrialStore(state / "trials")
     sections, found = [], {}
-    data = None
+    loaded: dict[Preprocessing, TrainingSet] = {}
+
+    def records(preprocessing: Preprocessing) -> TrainingSet:
+        if preprocessing not in loaded:
+            loaded.clear()  # one at a time: at 500 Hz a thousand records take a quarter of a gigabyte
+            loaded[preprocessing] = load_training_set(
+                catalog, preprocessing, folds=folds, storage_options=storage_options
+            )
+        return loaded[preprocessing]
+
     for name in names:
-        if data is None:
-            part = PARTS[name](folds or tuple(range(1, 10)))
-            data = load_training_set(catalog, part.preprocessing, folds=folds, storage_options=storage_options)
-        part = PARTS[name](folds_of(data))
+        part = PARTS[name](folds_of(records(Preprocessing())))
         trials = part.trials()
-        total, done = sum(map(len, trials.values())), 0
         keys = {
             trial.key(opened.catalog_id): (model, at) for model, of in trials.items() for at, trial in enumerate(of)
         }
 
-        def told(key: str, result: Any, keys: dict[str, tuple[str, int]] = keys, name: str = name) -> None:
+        def told(key: str, result: TrialResult, keys: dict[str, tuple[str, int]] = keys, name: str = name) -> None:
             model, at = keys[key]
             click.echo(
                 f"{name}: {model}, split {at + 1}: rate {result.facts['learning_rate']:g}, epoch "
@@ -88,10 +94,16 @@ def command(
                 err=True,
             )
 
-        if not tables_only:
+        by_preprocessing: dict[Preprocessing, list[Trial]] = {}
+        for of in trials.values():
+            for trial in of:
+                by_preprocessing.setdefault(trial.preprocessing, []).append(trial)
+        for preprocessing, group in by_preprocessing.items():
+            if tables_only or all(store.read(trial.key(opened.catalog_id)) for trial in group):
+                continue
             run_trials(
-                [trial for of in trials.values() for trial in of],
-                data,
+                group,
+                records(preprocessing),
                 store,
                 catalog_id=opened.catalog_id,
                 workers=workers,
@@ -100,13 +112,15 @@ def command(
                 on_trial=told,
             )
         results = finished(part, store, opened.catalog_id)
-        done = sum(len(of) for of in results.values())
+        done, total = sum(map(len, results.values())), sum(map(len, trials.values()))
         if done < total:
             click.echo(f"{name}: {done} of {total} trials are finished; models that lack some are left out.", err=True)
         if part.reference not in results:
             continue
-        rows = make_rows(part, results, data)
-        speed = measure_speed({row.model: part.models[row.model].network for row in rows}, part.preprocessing.samples)
+        rows = make_rows(part, results, records(Preprocessing()))
+        speed = measure_speed(
+            {model: (part.models[model].network, part.preprocessing_of(model).samples) for model in results}
+        )
         sections.append(render(part, rows, speed))
         found[name] = {"rows": [asdict(row) for row in rows], "records_per_second": speed}
     folder = Folder(str(out))

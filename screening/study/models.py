@@ -8,9 +8,12 @@ train it or, for want of that, where MSAIC-Net's is.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from screening.model.msaic import MSAICConfig
 from screening.model.networks import KINDS
+from screening.signal.preprocess import Preprocessing
+from screening.train.augment import Augmentation
 from screening.train.fit import FitSettings
 from screening.train.procedure import RATES, Procedure
 
@@ -22,6 +25,17 @@ _NETWORK = MSAICConfig()
 # One branch of twice the channels: the multiplications of a layer are those of the four branches together.
 _CNN = MSAICConfig(dilations=(1,), channels=2 * _NETWORK.channels, attention_kernel=None)
 _FIT = FitSettings(contrast="none")
+
+
+def _at_rate(rate_hz: int) -> MSAICConfig:
+    """Return the network whose stem sees as many milliseconds and leaves as many steps at another rate."""
+    times = rate_hz / 100
+    kernel = int(_NETWORK.stem_kernel * times) // 2 * 2 + 1
+    return replace(_NETWORK, stem_kernel=kernel, stem_stride=round(_NETWORK.stem_stride * times))
+
+
+def _crop_at_rate(rate_hz: int) -> Augmentation:
+    return replace(_FIT.augmentation, crop_samples=_FIT.augmentation.crop_samples * rate_hz // 100)
 
 
 def _procedure(network: MSAICConfig, fit: FitSettings) -> Procedure:
@@ -39,6 +53,38 @@ ABLATION: dict[str, Procedure] = {
 }
 """Each step adds one piece of the paper to the one before; the last two put another loss in place of FSCL."""
 
+_SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)
+
+
+def _design(network: MSAICConfig, **fit: Any) -> Procedure:
+    return Procedure(network, replace(_SHORT, **fit))
+
+
+DESIGN: dict[str, Procedure] = {
+    REFERENCE: _design(_NETWORK),
+    "32 channels": _design(replace(_NETWORK, channels=32)),
+    "64 channels": _design(replace(_NETWORK, channels=64)),
+    "2 blocks": _design(replace(_NETWORK, blocks=2)),
+    "4 blocks": _design(replace(_NETWORK, blocks=4)),
+    "dilations 1, 2, 4": _design(replace(_NETWORK, dilations=(1, 2, 4))),
+    "dilations 1 to 16": _design(replace(_NETWORK, dilations=(1, 2, 4, 8, 16))),
+    "kernel 7": _design(replace(_NETWORK, kernel=7)),
+    "stem stride 2": _design(replace(_NETWORK, stem_stride=2)),
+    "250 Hz": _design(_at_rate(250), augmentation=_crop_at_rate(250)),
+    "500 Hz": _design(_at_rate(500), augmentation=_crop_at_rate(500)),
+    "seed 1": _design(_NETWORK, seed=1),
+    "seed 2": _design(_NETWORK, seed=2),
+}
+"""What could be another way, each trained half as long at one learning rate: differences count here, not figures."""
+
+DESIGN_PREPROCESSING = {
+    "250 Hz": Preprocessing(rate_hz=250, high_hz=100.0),
+    "500 Hz": Preprocessing(rate_hz=500, high_hz=150.0),
+}
+"""Bands as wide as the rate deserves; 0.05-150 Hz is what diagnostic recorders keep (Kligfield et al. 2007)."""
+
+ENSEMBLES = {"mean of 3 seeds": (REFERENCE, "seed 1", "seed 2")}
+
 PEERS: dict[str, Procedure] = {
     name: Procedure(KINDS[kind](), _FIT, rates)
     for name, kind, rates in (
@@ -50,3 +96,6 @@ PEERS: dict[str, Procedure] = {
         ("S4D", "s4d", RATES),
     )
 }
+
+BEST_PEER = "ResNet1d (Wang)"
+"""Of the peers, the one that ranked best in the tables; it is cross-validated fold by fold, as what ships is."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from screening.errors import UserError
 from screening.signal.preprocess import Preprocessing
-from screening.study.models import ABLATION, PEERS, REFERENCE
+from screening.study.models import (
+    ABLATION,
+    BEST_PEER,
+    DESIGN,
+    DESIGN_PREPROCESSING,
+    ENSEMBLES,
+    PEERS,
+    REFERENCE,
+)
 from screening.train.data import TrainingSet
 from screening.train.procedure import Procedure
 from screening.train.trials import Split, Trial, outer_folds
@@ -25,12 +33,17 @@ class Part:
     models: Mapping[str, Procedure]
     splits: tuple[Split, ...]
     reference: str = REFERENCE
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)  # by model, where it is not the usual
+    ensembles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> models whose scores are averaged
+
+    def preprocessing_of(self, model: str) -> Preprocessing:
+        """Return how a model's records are filtered."""
+        return self.preprocessing.get(model, Preprocessing())
 
     def trials(self) -> dict[str, list[Trial]]:
         """Return each model's trials, one a split."""
         return {
-            name: [Trial(procedure, split, self.preprocessing) for split in self.splits]
+            name: [Trial(procedure, split, self.preprocessing_of(name)) for split in self.splits]
             for name, procedure in self.models.items()
         }
 
@@ -64,13 +77,15 @@ PARTS: dict[str, Callable[[tuple[int, ...]], Part]] = {
     "low-data-peers": lambda folds: Part(
         f"Peers, {LOW_RECORDS} records", _few({REFERENCE: ABLATION[REFERENCE], **PEERS}), low_data(folds)
     ),
+    "design": lambda folds: Part(
+        "Design", DESIGN, thirds(folds), preprocessing=DESIGN_PREPROCESSING, ensembles=ENSEMBLES
+    ),
     "nested": lambda folds: Part(
         "Nested cross-validation",
         {name: of for name, of in {**ABLATION, **PEERS}.items() if name in (REFERENCE, "CNN", BEST_PEER)},
         tuple(outer_folds(folds)),
     ),
 }
-BEST_PEER = "ResNet1d (Wang)"
 
 
 def folds_of(data: TrainingSet) -> tuple[int, ...]:

@@ -62,6 +62,7 @@ def make_rows(
     if part.reference not in results:
         raise UserError(f"the part {part.title!r} has no finished {part.reference}, which the others are compared with")
     place = {sha256: at for at, sha256 in enumerate(data.record_sha256.tolist())}
+    results = {**results, **_ensembles(part, results)}
     scored, rows = {}, None
     for model, of in results.items():
         try:
@@ -79,7 +80,8 @@ def make_rows(
     columns = data.target[rows], data.label[rows], data.patient_key[rows]
     out = []
     for model, of in results.items():
-        config = part.models[model].network
+        members = part.ensembles.get(model, (model,))
+        configs = [(part.models[member].network.build(), part.preprocessing_of(member).samples) for member in members]
         same = model == part.reference
         out.append(
             Row(
@@ -91,11 +93,29 @@ def make_rows(
                 calibration=reliability(scored[model].score, columns[0]),
                 chosen_rates=tuple(float(r.facts["learning_rate"]) for r in of),
                 seconds=sum(float(r.facts["seconds"]) for r in of),
-                parameters=count_parameters(config.build()),
-                mflop=count_flop(config.build(), part.preprocessing.samples) / 1e6,
+                parameters=sum(count_parameters(network) for network, _ in configs),
+                mflop=sum(count_flop(network, samples) for network, samples in configs) / 1e6,
             )
         )
     return out
+
+
+def _ensembles(part: Part, results: Mapping[str, Sequence[TrialResult]]) -> dict[str, list[TrialResult]]:
+    """Return what the mean of several models' probabilities gives, cut at the mean of their thresholds."""
+    found = {}
+    for name, members in part.ensembles.items():
+        if not all(member in results for member in members):
+            continue
+        found[name] = [_mean(of) for of in zip(*(results[member] for member in members), strict=True)]
+    return found
+
+
+def _mean(of: Sequence[TrialResult]) -> TrialResult:
+    probability = np.mean([one.probability for one in of], axis=0)
+    threshold = np.mean([float(one.facts["threshold"]) for one in of])
+    facts = {**of[0].facts, "seconds": sum(float(one.facts["seconds"]) for one in of)}
+    logit = np.log(probability / (1 - probability)).astype(np.float32)
+    return TrialResult(of[0].record_sha256, logit, probability, probability >= threshold, facts)
 
 
 def render(part: Part, rows: Sequence[Row], speed: Mapping[str, float] | None = None) -> str:
@@ -125,7 +145,9 @@ def render(part: Part, rows: Sequence[Row], speed: Mapping[str, float] | None = 
     ]
     for row in rows:
         rates = ", ".join(f"{rate:g}" for rate in row.chosen_rates[:3]) + ("" if len(row.chosen_rates) < 4 else ", ...")
-        fast = f" {speed[row.model]:,.0f} |" if speed else ""
+        fast = ""
+        if speed:
+            fast = f" {speed[row.model]:,.0f} |" if row.model in speed else " - |"
         calibration = row.calibration
         slope = "-" if calibration["slope"] is None else f"{calibration['slope']:.2f}"
         lines.append(
@@ -135,18 +157,24 @@ def render(part: Part, rows: Sequence[Row], speed: Mapping[str, float] | None = 
     return "\n".join(lines) + "\n"
 
 
-def measure_speed(networks: Mapping[str, NetworkConfig], samples: int, *, records: int = 128) -> dict[str, float]:
-    """Return records a second on one CPU core, float32: the median of rounds in which the networks take turns."""
+def measure_speed(networks: Mapping[str, tuple[NetworkConfig, int]], *, records: int = 128) -> dict[str, float]:
+    """Return records a second on one CPU core, float32, of networks and their samples a record.
+
+    The median of rounds in which the networks take turns.
+    """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        built = {name: config.build() for name, config in networks.items()}
-        x = np.random.default_rng(0).normal(0, 0.2, (records, 12, samples)).astype(np.float32)
+        rng = np.random.default_rng(0)
+        built = {
+            name: (config.build(), rng.normal(0, 0.2, (records, 12, samples)).astype(np.float32))
+            for name, (config, samples) in networks.items()
+        }
         taken: dict[str, list[float]] = {name: [] for name in built}
         for turn in range(6):
-            for name, network in built.items():
+            for name, (network, x) in built.items():
                 started = time.perf_counter()
                 predict(network, x)
                 if turn:  # the first warms up

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 
 from screening.contract import LEADS, sha256_of
-from screening.errors import UserError
 from screening.model.bundle import Bundle, OperatingCharacteristics, save_bundle
 from screening.model.calibration import count_flags, reliability
 from screening.model.classifier import count_flop, count_parameters
@@ -24,7 +23,7 @@ from screening.model.out_of_fold import OutOfFold
 from screening.settings import Settings
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.train.card import CALIBRATION_PLOT, CardFacts, Cost, Results, choice_in_words, render_card
-from screening.train.data import TrainingSet, check_disjoint
+from screening.train.data import TrainingSet
 from screening.train.evaluate import TASKS, Scored, evaluate, one_a_patient
 from screening.train.figures import calibration_plot
 from screening.train.fit import FitSettings, predict
@@ -85,26 +84,6 @@ def settings_json(settings: TrainSettings) -> dict[str, Any]:
     """
     plain: dict[str, Any] = settings.model_dump(mode="json", exclude={"max_failures", "resources", "backend"})
     return plain
-
-
-def split(data: TrainingSet, settings: TrainSettings) -> tuple[TrainingSet, TrainingSet]:
-    """Return the training and the tuning records, which share no patient.
-
-    Raises
-    ------
-    UserError
-        If a set lacks one of the two classes or both share a patient or a record.
-    """
-    train, tune = data.of_folds(settings.train_folds), data.of_folds(settings.tune_folds)
-    for what, part, folds in (("train", train, settings.train_folds), ("tune", tune, settings.tune_folds)):
-        positives = int(part.target.sum())
-        if min(positives, len(part) - positives) < 2:
-            raise UserError(
-                f"the {what}_folds {', '.join(map(str, folds))} hold {positives} positive and {len(part) - positives} "
-                "negative records, and two of each are needed; choose other folds or a larger archive"
-            )
-    check_disjoint(train, tune)
-    return train, tune
 
 
 @dataclass(frozen=True)
@@ -227,6 +206,7 @@ def make_bundle(
                 tune_folds=settings.tune_folds,
                 rates_tried=fitted.rates_tried,
                 learning_rate=fitted.learning_rate,
+                keep=settings.fit.keep,
                 best_epoch=fitted.result.best_epoch,
                 epochs_run=len(fitted.result.history),
                 epochs=settings.fit.epochs,

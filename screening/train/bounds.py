@@ -112,11 +112,7 @@ def weigh(
     )
     if champion is not None:
         lost = _paired(flagged[positive], champion.flagged[people][positive], settings)
-        found.append(
-            _margin(
-                "sensitivity_margin", "sensitivity at the own threshold", lost, settings.sensitivity_margin, end="low"
-            )
-        )
+        found.append(_margin("sensitivity_margin", "sensitivity", lost, settings.sensitivity_margin, end="low"))
     found.append(
         _at_least("specificity_floor", "specificity", own["specificity"], settings.specificity_floor, end="value")
     )
@@ -150,7 +146,7 @@ def _auroc_floor(candidate: Predictions, records: TrainingSet, settings: GateSet
         resamples=settings.resamples,
         seed=settings.seed,
     )[TASK]
-    return _at_least("auroc_floor", f"AUROC, {TASK}", figures["auroc"], settings.auroc_floor, end="low")
+    return _at_least("auroc_floor", f"AUROC ({TASK})", figures["auroc"], settings.auroc_floor, end="low")
 
 
 def _auroc_margin(candidate: Predictions, champion: Predictions, records: TrainingSet, settings: GateSettings) -> Bound:
@@ -171,7 +167,7 @@ def _auroc_margin(candidate: Predictions, champion: Predictions, records: Traini
         resamples=settings.resamples,
         seed=settings.seed,
     )[TASK]["auroc"]
-    return _margin("auroc_margin", f"AUROC, {TASK}", lost, settings.auroc_margin, end="low")
+    return _margin("auroc_margin", f"AUROC ({TASK})", lost, settings.auroc_margin, end="low")
 
 
 def _paired(first: np.ndarray, second: np.ndarray, settings: GateSettings) -> dict[str, float]:
@@ -208,7 +204,7 @@ def _calibration(probability: np.ndarray, positive: np.ndarray, settings: GateSe
         ),
         Bound(
             name="calibration_error",
-            measured="expected calibration error",
+            measured="calibration error",
             value=error,
             low=math.nan,
             high=math.nan,
@@ -246,7 +242,7 @@ def _worst_subgroup(worst: tuple[dict[str, float], str, int] | None, settings: G
             sentence=f"No subgroup has {settings.least_positives} positive patients, so none was judged.",
         )
     lost, group, positives = worst
-    measured = f"sensitivity in the worst subgroup, {group} ({positives} positive)"
+    measured = f"sensitivity in the worst subgroup ({group}, {positives} positive)"
     return _margin("subgroup_margin", measured, lost, settings.subgroup_margin, end="value")
 
 
@@ -271,7 +267,7 @@ def _margin(name: str, measured: str, lost: Mapping[str, float], margin: float, 
     where = "the lower end" if end == "low" else "the difference"
     return Bound(
         name=name,
-        measured=f"{measured}, minus the champion's",
+        measured=f"{measured}, minus champion's",
         value=lost["value"],
         low=lost["low"],
         high=lost["high"],

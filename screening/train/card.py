@@ -70,6 +70,7 @@ def choice_in_words(
     tune_folds: Sequence[int],
     rates_tried: Mapping[float, float],
     learning_rate: float,
+    keep: str,
     best_epoch: int,
     epochs_run: int,
     epochs: int,
@@ -83,11 +84,13 @@ def choice_in_words(
             f"Of the learning rates {scores}, {learning_rate:g} gave the best AUROC on {tuning} (in brackets) after a "
             "short training."
         )
-    return (
-        f"Trained on {_folds(train_folds)}. {tried} Of {epochs_run} epochs run (at most {epochs}), that with the best "
-        f"AUROC of infarction against everything else on {tuning} was taken, the {_ordinal(best_epoch + 1)}. Patients "
-        "are never in both sets."
-    )
+    kept = f"The network at the end of {epochs} epochs was taken."
+    if keep == "best":
+        kept = (
+            f"Of {epochs_run} epochs run (at most {epochs}), that with the best AUROC of infarction against everything "
+            f"else on {tuning} was taken, the {_ordinal(best_epoch + 1)}."
+        )
+    return f"Trained on {_folds(train_folds)}. {tried} {kept} Patients are never in both sets."
 
 
 def _folds(folds: Sequence[int]) -> str:

@@ -108,7 +108,9 @@ class EpochReport:
     loss: float
     classification_loss: float
     contrastive_loss: float
-    tune: dict[str, float]  # of the weights that would be kept: score, auroc, auprc, auroc_norm; ranks above 0: score; empty: not scored
+    tune: dict[
+        str, float
+    ]  # of the weights that would be kept: score, auroc, auprc, auroc_norm; ranks above 0: score; empty: not scored
     best_epoch: int
     state: dict[str, Any]  # tensors and JSON values only: ``torch.load(..., weights_only=True)`` reads it back
 

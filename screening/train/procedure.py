@@ -19,6 +19,8 @@ from screening.train.fit import FitResult, FitSettings, fit, predict
 RATES = (1e-3, 2e-3, 4e-3)
 TRIAL_EPOCHS = 4
 
+WHOLE = "whole"  # the name of the fit that is kept; the others try learning rates
+
 Fit = Callable[[FitSettings, str], FitResult]
 """Trains under settings; the name tells the trainings of one procedure apart, so that each can be resumed."""
 
@@ -100,7 +102,7 @@ def run_procedure(
         tried[rate] = train_with(short, f"rate-{rate:g}").best_score
     chosen = max(tried, key=lambda rate: tried[rate]) if tried else (*procedure.learning_rates, None)[0]
     settings = procedure.fit if chosen is None else replace(procedure.fit, learning_rate=chosen)
-    result = train_with(settings, "whole")
+    result = train_with(settings, WHOLE)
     network = procedure.network.build()
     network.load_state_dict(result.state_dict)
     logit = predict(network.to(device), tune.signals_mV, device=device)

@@ -89,12 +89,12 @@ def judge_version(
     UserError
         The version is not known or champion already, or what ``gate.judge`` says.
     """
-    candidate = find(name, version, tracking_uri=tracking_uri)
-    present = _champion(versions(tracking_uri, name))
+    registered = versions(tracking_uri, name)
+    candidate, present = find(name, version, tracking_uri=tracking_uri, among=registered), _champion(registered)
     if present is not None and present.version == version:
         raise RegistryError(f"version {version} of {name} is its champion already.")
     wanted = [each for each in (candidate, present) if each is not None]
-    on_stage(" and ".join(f"fetching version {each.version}" for each in wanted))
+    on_stage(" and ".join(f"version {each.version}" for each in wanted) + ": fetching and verifying")
     bundles = [
         load_bundle(resolve(f"models:/{name}/{each.version}", tracking_uri=tracking_uri, cache_folder=cache_folder))
         for each in wanted
@@ -104,7 +104,7 @@ def judge_version(
     ways = list(dict.fromkeys(bundle.preprocessing for bundle in bundles))
     records = [load_training_set(catalog_path, way, folds=folds, storage_options=storage_options) for way in ways]
     on_stage(f"judging on {len(records[0]):,} records")
-    return judge(
+    verdict = judge(
         bundles[0],
         bundles[1] if len(bundles) == 2 else None,
         records[0],
@@ -117,6 +117,11 @@ def judge_version(
         },
         device=device,
     )
+    numbered = [
+        {"version": each.version, **(of or {})}
+        for each, of in zip(wanted, (verdict.candidate, verdict.champion), strict=False)
+    ]
+    return replace(verdict, candidate=numbered[0], champion=numbered[1] if present else None)
 
 
 def promote(name: str, version: int, verdict: Verdict, *, by: str, why: str, at: datetime, tracking_uri: str) -> Change:
@@ -140,7 +145,7 @@ def promote(name: str, version: int, verdict: Verdict, *, by: str, why: str, at:
         Another version has become champion since the verdict; nothing is written or moved.
     """
     registered = versions(tracking_uri, name)
-    candidate, present = find(name, version, tracking_uri=tracking_uri), _champion(registered)
+    candidate, present = find(name, version, tracking_uri=tracking_uri, among=registered), _champion(registered)
     if verdict.candidate["bundle_sha256"] != candidate.bundle_sha256:
         raise ValueError(f"the verdict is of bundle {verdict.candidate['bundle_sha256']}, not of version {version}")
     judged = verdict.champion["bundle_sha256"] if verdict.champion else None
@@ -188,7 +193,7 @@ def rollback(
         if len(line) < 2:
             raise RegistryError(f"version {present.version} of {name} is its first champion, there is none before it.")
         to = line[-2]
-    target = find(name, to, tracking_uri=tracking_uri)
+    target = find(name, to, tracking_uri=tracking_uri, among=registered)
     if to == present.version:
         raise RegistryError(f"version {to} of {name} is its champion already.")
     if to not in {each for change in changes if change.moved for each in (change.from_version, change.to_version)}:

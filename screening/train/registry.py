@@ -120,15 +120,15 @@ def versions(tracking_uri: str, name: str | None = None) -> list[ModelVersion]:
         return [version for each in sorted(names) for version in _versions(client, each)]
 
 
-def find(name: str, version: int, *, tracking_uri: str) -> ModelVersion:
-    """Return a registered version.
+def find(name: str, version: int, *, tracking_uri: str, among: Sequence[ModelVersion] | None = None) -> ModelVersion:
+    """Return a registered version, out of ``among`` if those of the model are known already.
 
     Raises
     ------
     RegistryError
         Naming the versions that there are.
     """
-    found = versions(tracking_uri, name)
+    found = versions(tracking_uri, name) if among is None else among
     for each in found:
         if each.version == version:
             return each

@@ -25,16 +25,15 @@ from screening.train.assemble import (
     TrainSettings,
     make_bundle,
     registry_entry,
-    split,
     training_id,
 )
 from screening.train.data import TrainingSet, load_training_set
 from screening.train.fit import FitResult, FitSettings
 from screening.train.loop import DATA, fit_here, fit_on_ray
-from screening.train.procedure import run_procedure
+from screening.train.procedure import WHOLE, run_procedure
 from screening.train.registry import ModelVersion, register
 from screening.train.sweep import run_trials
-from screening.train.trials import Trial, TrialStore, out_of_fold, outer_folds
+from screening.train.trials import Split, Trial, TrialStore, out_of_fold, outer_folds
 
 BUNDLE = "bundle"
 TRIALS = "trials"  # beside the folder of trainings: what a study ran, a training need not run again
@@ -133,15 +132,18 @@ def _train(
         folds={*settings.train_folds, *settings.tune_folds},
         storage_options=storage_options,
     )
-    train, tune = split(data, settings)
+    train, tune, _ = Split(settings.train_folds, settings.tune_folds, ()).records(data)
     on_stage(f"training {folder.name} on {len(train):,} records, choosing on {len(tune):,}")
 
     def fit_with(fit: FitSettings, name: str) -> FitResult:
         ours = settings.model_copy(update={"fit": fit})
+        told = on_epoch if name == WHOLE else lambda *_: None
+        if name != WHOLE:
+            on_stage(f"trying learning rate {fit.learning_rate:g} for {fit.epochs} epochs")
         if settings.workers:
             return fit_on_ray(train, tune, ours, folder=folder, name=f"{folder.name}-{name}", address=address)
         (folder / name).mkdir(exist_ok=True)
-        return fit_here(train, tune, ours, folder=folder / name, device=device, on_epoch=on_epoch)
+        return fit_here(train, tune, ours, folder=folder / name, device=device, on_epoch=told)
 
     fitted = run_procedure(train, tune, settings.procedure(), train_with=fit_with, device=device)
     predictions = None

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Split:
     draw: int = 0  # which random sample
 
     def records(self, data: TrainingSet) -> tuple[TrainingSet, TrainingSet, TrainingSet]:
-        """Return the training, tuning and test records, which share no patient.
+        """Return the training, tuning and test records, which share no patient; without test folds the last are none.
 
         Raises
         ------
@@ -56,18 +57,17 @@ class Split:
             train, tune = data.of_folds(self.train), data.of_folds(self.tune)
         else:
             train, tune = _sample(data.of_folds((*self.train, *self.tune)), self.sample, self.draw)
-        parts = {"training": train, "tuning": tune, "test": test}
-        folds = {"training": self.train, "tuning": self.tune, "test": self.test}
-        for what, part in parts.items():
+        parts = {"training": (train, self.train), "tuning": (tune, self.tune), "test": (test, self.test)}
+        for what, (part, folds) in parts.items():
             positives = int(part.target.sum())
-            if min(positives, len(part) - positives) < 2:
+            if min(positives, len(part) - positives) < 2 and (what != "test" or folds):
                 raise UserError(
-                    f"the {what} folds {', '.join(map(str, folds[what]))} hold {positives} positive and "
+                    f"the {what} folds {', '.join(map(str, folds))} hold {positives} positive and "
                     f"{len(part) - positives} negative records, and two of each are needed; choose other folds or a "
                     "larger archive"
                 )
-        for first, second in (("training", "tuning"), ("training", "test"), ("tuning", "test")):
-            check_disjoint(parts[first], parts[second], names=(first, second))
+        for first, second in combinations(parts, 2):
+            check_disjoint(parts[first][0], parts[second][0], names=(first, second))
         return train, tune, test
 
 

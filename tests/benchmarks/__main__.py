@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import bench_memory, bench_run
+from tests.benchmarks import bench_memory, bench_run, bench_train
 from tests.benchmarks.contenders import PROJECT, Failed, environment
 from tests.benchmarks.table import Report, Row, machine, show, spread, write_json
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--archive", type=Path, help="folder of WFDB records; default: the shared PTB-XL, or simulated")
     parser.add_argument("--model", type=Path, help="bundle; default: the one that ships")
-    parser.add_argument("--rounds", type=int, default=bench_run.ROUNDS, help="of the runs [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=bench_run.ROUNDS, help="of the runs and trainings [%(default)s]")
     parser.add_argument("--sizes", default=",".join(map(str, bench_run.SIZES)), help="records of runs [%(default)s]")
     parser.add_argument("--memory", action="store_true", help="the driver's memory, too")
     parser.add_argument("--memory-sizes", default=",".join(map(str, bench_memory.SIZES)), help="[%(default)s]")
@@ -125,6 +125,7 @@ def main() -> None:
             lambda: bench_run.measure(
                 archive, folder, model=options.model, sizes=(small, large), rounds=options.rounds
             ),
+            lambda: bench_train.measure(rounds=options.rounds),
         ]
         if options.memory:
             sizes = [int(size) for size in options.memory_sizes.split(",")]

@@ -57,7 +57,8 @@ def test_train_models_evaluate(screening: Command, catalog: Path, tmp_path: Path
     code, out, _ = screening("models")
     assert (code, out) == (
         0,
-        "No model is registered yet; `screening train` registers the first. Runs use the shipped model.\n",
+        "No model is registered yet; `screening train` registers what it trains, `screening register` the shipped "
+        "model. Runs use the shipped model.\n",
     )
     config = tmp_path / "train.yaml"
     config.write_text(CONFIG)
@@ -66,7 +67,7 @@ def test_train_models_evaluate(screening: Command, catalog: Path, tmp_path: Path
     code, out, err = screening(*train)
     assert code == 0, err
     bundle = load_bundle(bundle_folder)
-    assert f"tiny version 1 (champion), bundle {bundle.sha256[:12]} in {bundle_folder}" in out
+    assert f"tiny version 1, bundle {bundle.sha256[:12]} in {bundle_folder}" in out
     assert re.search(r"epoch +2  loss [\d.]+  AUROC [\d.]+", err)
     assert bundle.training["records"]["trained"] + bundle.training["records"]["tuned"] > 200
     infarcts = bundle.operating_characteristics.subgroups["infarct (positives only)"]
@@ -79,11 +80,11 @@ def test_train_models_evaluate(screening: Command, catalog: Path, tmp_path: Path
 
     code, out, _ = screening("models", "--json")
     [listed] = json.loads(out)
-    assert (listed["name"], listed["aliases"], listed["bundle_sha256"]) == ("tiny", ["champion"], bundle.sha256)
+    assert (listed["name"], listed["aliases"], listed["bundle_sha256"]) == ("tiny", [], bundle.sha256)
     code, out, _ = screening("models")
-    assert re.search(rf"tiny +1  champion +{bundle.sha256[:12]}  0\.\d{{4}}", out)
+    assert re.search(rf"tiny +1 +{bundle.sha256[:12]}  0\.\d{{4}}", out)
 
-    evaluate = ("evaluate", "--catalog", catalog, "--model", "models:/tiny@champion", "--out", tmp_path / "evaluation")
+    evaluate = ("evaluate", "--catalog", catalog, "--model", "models:/tiny/1", "--out", tmp_path / "evaluation")
     code, out, err = screening(*evaluate, "--folds", "7,8,9")
     assert code == 1
     assert re.search(

@@ -107,7 +107,7 @@ def test_figures_are_means_over_splits(part: tuple[Part, TrialStore]) -> None:
 def test_the_table_shows_every_model_with_its_intervals(part: tuple[Part, TrialStore]) -> None:
     small, store = part
     rows = make_rows(small, finished(small, store, "c"), DATA, resamples=20)
-    speed = measure_speed({name: of.network for name, of in SMALL.items()}, 1000, records=4)
+    speed = measure_speed({name: (of.network, 1000) for name, of in SMALL.items()}, records=4)
     table = render(small, rows, speed)
     for task in ("MI vs NORM", "MI vs all other"):
         assert f"**{task}** (" in table

@@ -138,6 +138,27 @@ def test_rotation_turns_the_frontal_vector_and_nothing_else() -> None:
     torch.testing.assert_close(view[:, chest], x[:, chest])
 
 
+def test_noise_is_no_louder_than_said_and_falls_towards_high_frequencies() -> None:
+    nothing = torch.zeros(300, 12, 1000)
+    view = augment(nothing, dataclasses.replace(OFF, noise_mV=0.02), seeded())
+    chest = view[:, [LEADS.index(name) for name in INDEPENDENT_LEADS]]
+    size = chest.square().mean(dim=(1, 2)).sqrt()
+    assert 0.019 < size.max() < 0.0205
+    assert abs(size.median() - 0.01) < 0.002
+    power = torch.fft.rfft(chest).abs().square().mean(dim=(0, 1))  # 0 to 50 Hz in steps of 0.1 at 100 Hz
+    assert abs(power[230:270].mean() / power[1:40].mean() - 0.5) < 0.03
+    assert power[450:].mean() < 0.02 * power[1:40].mean()
+    between = torch.corrcoef(chest[0])[~torch.eye(8, dtype=torch.bool)]
+    assert between.abs().max() < 0.2  # every electrode has its own muscle below it
+
+
+def test_wander_is_slow_and_no_larger_than_said() -> None:
+    view = augment(torch.zeros(300, 12, 1000), dataclasses.replace(OFF, crop_samples=500, wander_mV=0.05), seeded())
+    chest = view[:, 6:]
+    assert 0.045 < chest.abs().max() <= 0.05
+    assert chest.diff(dim=2).abs().max() < 0.05 * 2 * np.pi * 3 / 499 * 1.01  # three cycles a window at most
+
+
 def test_missing_leads_are_missing_whole() -> None:
     x = ecgs(200)
     view = augment(x, dataclasses.replace(OFF, chest_dropout=0.3, frontal_dropout=0.3), seeded())

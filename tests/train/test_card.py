@@ -176,6 +176,7 @@ def test_the_choice_in_words(tried: dict[float, float], said: str) -> None:
         tune_folds=(9,),
         rates_tried=tried,
         learning_rate=0.002,
+        keep="best",
         best_epoch=11,
         epochs_run=20,
         epochs=24,

@@ -153,14 +153,14 @@ def worse(name: str, good: Predictions, people: TrainingSet) -> tuple[Prediction
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("auroc_floor", r"AUROC, MI vs all other is 0\.\d{3} \(95% interval .*must be at least 0\.95\."),
+        ("auroc_floor", r"AUROC \(MI vs all other\) is 0\.\d{3} \(95% interval .*must be at least 0\.95\."),
         (
             "auroc_margin",
-            r"AUROC, MI vs all other, candidate minus champion, is -0\.\d{3} \(95% interval -.* to -.*\); the lower end "
+            r"AUROC \(MI vs all other\), candidate minus champion, is -0\.\d{3} \(95% interval -.* to -.*\); the lower end "
             r"must be at least -0\.02\.",
         ),
         ("sensitivity_floor", r"Sensitivity is 0\.\d{3} .*at the lower end of its interval it must be at least 0\.4\."),
-        ("sensitivity_margin", r"Sensitivity at the own threshold, candidate minus champion, is -0\.0.*least -0\.05\."),
+        ("sensitivity_margin", r"Sensitivity, candidate minus champion, is -0\.0.*least -0\.05\."),
         ("specificity_floor", r"Specificity is 0\.8\d\d .*; it must be at least 0\.9\."),
         (
             "calibration_slope",
@@ -169,7 +169,7 @@ def worse(name: str, good: Predictions, people: TrainingSet) -> tuple[Prediction
         ("calibration_error", r"expected calibration error must be at most 0\.05; it is 0\.\d{3}\."),
         (
             "subgroup_margin",
-            r"worst subgroup, site small \(\d+ positive\), candidate minus champion, is -0\.2.*-0\.1\.",
+            r"worst subgroup \(site small, \d+ positive\), candidate minus champion, is -0\.2.*-0\.1\.",
         ),
     ],
 )

@@ -36,6 +36,7 @@ SETTINGS = GateSettings(
     auroc_margin=0.05,
     sensitivity_margin=0.1,
     sensitivity_floor=0.3,
+    specificity_floor=0.5,
     calibration_slope=(0, 1e6),
     calibration_error=1,
     least_positives=10,
@@ -58,7 +59,7 @@ def make(folder: Path, version: str, noise: float, name: str = "tiny") -> Bundle
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
     """Return two good ones, a bad one, and another good one."""
     folder = tmp_path_factory.mktemp("bundles")
-    return [make(folder, version, noise) for version, noise in (("a", 0.5), ("b", 0.4), ("c", 3.0), ("d", 0.45))]
+    return [make(folder, version, noise) for version, noise in (("a", 0.8), ("b", 0.7), ("c", 3.0), ("d", 0.75))]
 
 
 class Life:
@@ -100,7 +101,7 @@ def life(mlflow_uri: str, bundles: list[Bundle], tmp_path: Path) -> Life:
 
 
 def test_the_life_of_a_champion_on_a_server(mlflow_server: str, tmp_path: Path) -> None:
-    own = [make(tmp_path, version, noise, "served") for version, noise in (("a", 0.5), ("b", 0.4), ("c", 3.0))]
+    own = [make(tmp_path, version, noise, "served") for version, noise in (("a", 0.8), ("b", 0.7), ("c", 3.0))]
     life = Life(mlflow_server, own, tmp_path / "cache")
     with pytest.raises(RegistryError, match="served has no champion; make one with `screening promote served VERSION"):
         resolve("models:/served@champion", tracking_uri=mlflow_server, cache_folder=tmp_path / "cache")

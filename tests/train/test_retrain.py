@@ -14,10 +14,13 @@ from screening.errors import UserError
 from screening.model.bundle import check_golden
 from screening.settings import load_settings
 from screening.train import retrain
-from screening.train.assemble import TrainSettings, split, training_id
+from screening.train.assemble import TrainSettings, training_id
 from screening.train.data import TrainingSet
 from screening.train.registry import versions
+from screening.train.trials import Split
 from tests.train.sets import FIT, SETTINGS, training_set
+
+SPLIT = Split(SETTINGS.train_folds, SETTINGS.tune_folds, ())
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_retraining_gives_a_registered_bundle_once(catalog: TrainingSet, tmp_pat
     assert epochs == [0, 1, 2]
     assert (bundle.path, bundle.name, bundle.version) == (tmp_path / "out", "tiny", done.training_id)
     check_golden(bundle, bundle.network())
-    train, tune = split(catalog, SETTINGS)
+    train, tune, _ = SPLIT.records(catalog)
     assert bundle.seen()["trained"] == frozenset(train.record_sha256)
     assert bundle.seen()["calibrated"] == frozenset(tune.record_sha256)
     assert bundle.training["left_out"] == {"flat_lead": 2}
@@ -63,7 +66,7 @@ def test_retraining_gives_a_registered_bundle_once(catalog: TrainingSet, tmp_pat
         assert must in card
     [registered] = versions(mlflow_uri, "tiny")
     assert registered == done.registered
-    assert (registered.bundle_sha256, registered.aliases) == (bundle.sha256, ("champion",))
+    assert (registered.bundle_sha256, registered.aliases) == (bundle.sha256, ())  # the gate makes champions
     assert registered.figures["auroc"] == pytest.approx(
         bundle.operating_characteristics.figures["MI vs all other: auroc"]["value"]
     )
@@ -107,14 +110,14 @@ def test_what_stands_in_the_way_is_told_before_training(catalog: TrainingSet, tm
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=r"out exists and is not the bundle of this training; name another folder"):
         run(tmp_path, mlflow_uri, out=tmp_path / "out")
-    with pytest.raises(UserError, match="the tune_folds 9 hold 0 positive and 0 negative records"):
+    with pytest.raises(UserError, match="the tuning folds 9 hold 0 positive and 0 negative records"):
         run(tmp_path, mlflow_uri, SETTINGS.model_copy(update={"tune_folds": (9,)}))
     folder = tmp_path / "trainings" / training_id("c" * 64, SETTINGS)
     with retrain._alone(folder), pytest.raises(UserError, match="is running already"):
         run(tmp_path, mlflow_uri)
     keys = np.where(catalog.record_id == "r8", "p0", catalog.patient_key)
     with pytest.raises(UserError, match="share 1 patient"):
-        split(dataclasses.replace(catalog, patient_key=keys), SETTINGS)
+        SPLIT.records(dataclasses.replace(catalog, patient_key=keys))
 
 
 def test_settings_name_the_line_and_the_key(tmp_path: Path) -> None:
