@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test check lint bench clean
+.PHONY: help setup demo test check lint bench study clean
 help:            ## show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -31,6 +31,12 @@ check: lint test ## what CI runs
 
 bench: $(READY)  ## the figures of the README: side by side in one run
 	$(BIN)/python -m tests.benchmarks --memory
+
+ARCHIVE ?= ../ptb-xl
+study: $(READY)  ## the tables of the model card and the model that ships, from PTB-XL at ARCHIVE (hours)
+	$(BIN)/screening catalog $(ARCHIVE) --out study/catalog --deidentified --labels ptbxl-mi
+	$(BIN)/screening study --catalog study/catalog --folds 1,2,3,4,5,6,7,8,9 --out study
+	$(BIN)/screening train --catalog study/catalog --config jobs/ptbxl.yaml --comparisons study/tables.md --out study/bundle
 
 clean:           ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

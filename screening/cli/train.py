@@ -17,6 +17,11 @@ from screening.cli.storage import storage_option
 @click.option("--catalog", required=True, help="Labelled catalog made by `screening catalog --labels RULE`.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="YAML file of training settings.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for a copy of the bundle; must not exist.")
+@click.option(
+    "--comparisons",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="tables.md of `screening study`, for the model card.",
+)
 @click.option("--name", help="Name of the model in the registry [msaic-mi].")
 @click.option("--workers", type=int, help="Ray Train workers; 0 trains in this process [0].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Without workers [auto].")
@@ -29,6 +34,7 @@ def command(
     catalog: str,
     config: Path | None,
     out: Path | None,
+    comparisons: Path | None,
     device: str,
     address: str | None,
     storage_options: dict[str, Any],
@@ -63,6 +69,7 @@ def command(
     done = retrain(
         catalog,
         load_settings(TrainSettings, config, overrides),
+        comparisons=comparisons.read_text(encoding="utf-8") if comparisons else "",
         trainings=state / "trainings",
         out=out,
         tracking_uri=tracking_uri or default_tracking_uri(state),

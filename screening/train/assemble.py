@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,7 +33,7 @@ from screening.train.subgroups import counts_by_group
 
 MAIN_TASK = "MI vs all other"
 GOLDEN_RECORDS = 4
-TRAINING_SCHEMA = 1  # a change of what a training does with the same settings, so that it gets a new name
+TRAINING_SCHEMA = 2  # a change of what a training does with the same settings, so that it gets a new name
 
 
 class TrainSettings(Settings):
@@ -45,7 +45,7 @@ class TrainSettings(Settings):
     train_folds: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     tune_folds: tuple[int, ...] = Field((9,), min_length=1, description="choice, calibration and threshold")
     specificity: float = Field(0.95, gt=0, lt=1, description="of the threshold, on the tuning folds")
-    learning_rates: tuple[float, ...] = Field(
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         RATES, max_length=20, description="each is tried for trial_epochs; empty: that of fit"
     )
     trial_epochs: int = Field(TRIAL_EPOCHS, ge=1, description="of the short trainings that choose the learning rate")
@@ -66,13 +66,14 @@ class TrainSettings(Settings):
         return Procedure(self.network, self.fit, self.learning_rates, self.trial_epochs, self.specificity)
 
 
-def training_id(catalog_id: str, settings: TrainSettings) -> str:
-    """Return the name of a training: the same catalog and settings resume it, any other begin anew."""
+def training_id(catalog_id: str, settings: TrainSettings, comparisons: str = "") -> str:
+    """Return the name of a training: the same catalog, settings and tables resume it, any other begin anew."""
     what = {
         "schema": TRAINING_SCHEMA,
         "catalog": catalog_id,
         "settings": settings_json(settings),
         "leads": LEADS,
+        "comparisons": comparisons,
     }
     return sha256_of(what)[:12]
 
@@ -145,6 +146,7 @@ def make_bundle(
     predictions: OutOfFold | None,
     settings: TrainSettings,
     catalog: Mapping[str, Any],
+    comparisons: str = "",
     device: str = "cpu",
 ) -> Bundle:
     """Measure what was fitted and save the bundle.
@@ -160,6 +162,8 @@ def make_bundle(
         folds do, which flatters.
     catalog
         ``catalog_id``, ``label_rule`` and ``label_rule_settings``: what the training rests on.
+    comparisons
+        Tables of a study, Markdown, for the card.
     """
     logit = predict(fitted.network.to(device), tune.signals_mV, device=device)
     fitted.network.to("cpu")
@@ -183,7 +187,7 @@ def make_bundle(
         f"{folds} are not flagged."
     )
     x, recorded, rate_hz = golden_inputs(settings.preprocessing)
-    version = training_id(str(catalog["catalog_id"]), settings)
+    version = training_id(str(catalog["catalog_id"]), settings, comparisons)
     seen = {
         "trained": train.record_sha256.tolist(),
         "tuned": tune.record_sha256.tolist(),
@@ -231,6 +235,7 @@ def make_bundle(
                 rate_hz=settings.preprocessing.rate_hz,
             ),
             reversal_data=tuning.characteristics.data,
+            comparisons=comparisons,
         )
     )
     return save_bundle(

@@ -34,7 +34,7 @@ class Augmentation:
     crop_samples: int = 300  # window taken at a random place; a multiple of the network's stem stride
     stretch: float = 0.15  # time runs faster or slower by up to this share: heart rate
     amplitude: float = 0.3  # standard deviation of the log of one factor for all leads
-    noise_mV: float = 0.02  # largest root mean square of muscle noise
+    noise_mV: float = 0.02  # largest root mean square of white noise
     wander_mV: float = 0.05  # largest amplitude of a slow sine: what the high-pass leaves of the baseline
     rotation_degrees: float = 15.0  # standard deviation of the frontal axis
     displacement: float = 0.3  # largest share of a neighbour in a chest lead: electrodes a little off their place
@@ -117,13 +117,9 @@ def _move_electrodes(x: Tensor, settings: Augmentation, generator: torch.Generat
 
 
 def _disturbance(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return muscle noise and a slow sine for each independent lead: like x, (b, 8, T)."""
+    """Return white noise and a slow sine for each independent lead: like x, (b, 8, T)."""
     b, leads, samples = x.shape
-    white = _normal((b, leads, samples), generator, x)
-    # Sums of neighbours have half their power density at a quarter of the rate and none at its half. From 15 to 40 Hz the
-    # noisiest leads of PTB-XL are within a third of that.
-    muscle = (white + white.roll(1, dims=2)) * math.sqrt(0.5)
-    noise = settings.noise_mV * _uniform((b, 1, 1), generator, x) * muscle
+    noise = settings.noise_mV * _uniform((b, 1, 1), generator, x) * _normal((b, leads, samples), generator, x)
     cycles = 3 * _uniform((b, leads, 1), generator, x)  # a window
     phase = _uniform((b, leads, 1), generator, x)
     time = torch.linspace(0, 1, samples, device=x.device, dtype=x.dtype)

@@ -166,8 +166,8 @@ def _judged_by(models: Mapping[str, Bundle], seen: Mapping[str, int], records: T
             )
     if told:
         raise UserError(
-            f"{' and '.join(told)}, so it cannot be judged on them; choose other --folds or another catalog that no model "
-            "has seen, or train with nested cross-validation over all these folds."
+            f"{' and '.join(told)}, so {'they' if len(told) > 1 else 'it'} cannot be judged on them; choose other --folds "
+            "or another catalog that no model has seen, or train with nested cross-validation over all these folds."
         )
     return judged_by
 

@@ -77,9 +77,8 @@ def register(
         What the version was made from, e.g. ``catalog_id``; the bundle's own hashes are added.
     """
     with _mlflow(tracking_uri) as client:
-        for known in _versions(client, bundle.name):
-            if known.bundle_sha256 == bundle.sha256:
-                return known
+        if any(known.tags.get("bundle_sha256") == bundle.sha256 for known in _stored(client, bundle.name)):
+            return next(v for v in _versions(client, bundle.name) if v.bundle_sha256 == bundle.sha256)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = (
             experiment.experiment_id
@@ -206,20 +205,21 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
 def _meant(client: Any, ref: str, match: re.Match[str], tracking_uri: str) -> Any:
     """Return MLflow's own entry of the version that a reference means."""
     name, alias = match["name"], match["alias"]
-    registered = _versions(client, name)
-    aliases = {alias: each.version for each in registered for alias in each.aliases}
-    if not registered or (alias is None and int(match["version"]) not in [each.version for each in registered]):
-        wanted = None if alias else int(match["version"])
-        raise RegistryError(_unknown(name, wanted, [each.version for each in registered], tracking_uri))
+    registered = {int(each.version): each for each in _stored(client, name)}
+    if not registered or (alias is None and int(match["version"]) not in registered):
+        raise RegistryError(_unknown(name, None if alias else int(match["version"]), list(registered), tracking_uri))
+    if alias is None:
+        return registered[int(match["version"])]
+    aliases = client.get_registered_model(name).aliases
     if alias == CHAMPION and alias not in aliases:
         raise RegistryError(
             f"{ref} means no version yet: {name} has no champion; make one with "
             f"`screening promote {name} VERSION --catalog CATALOG`."
         )
-    if alias and alias not in aliases:
+    if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none"
         raise RegistryError(f"{ref} means no version: the aliases of {name} are {known}.")
-    return client.get_model_version(name, str(aliases[alias] if alias else int(match["version"])))
+    return registered[int(aliases[alias])]
 
 
 def _unknown(name: str, version: int | None, known: Sequence[int], tracking_uri: str) -> str:
@@ -287,13 +287,8 @@ def _all_models(client: Any) -> list[Any]:
             return found
 
 
-def _versions(client: Any, name: str) -> list[ModelVersion]:
-    models = client.search_registered_models(f"name = '{name}'")
-    if not models:
-        return []
-    aliases: dict[int, list[str]] = {}
-    for alias, number in client.get_registered_model(name).aliases.items():
-        aliases.setdefault(int(number), []).append(alias)
+def _stored(client: Any, name: str) -> list[Any]:
+    """Return MLflow's own entries of a model's versions, newest first; of none, where there is no such model."""
     found: list[Any] = []
     token = None
     while True:
@@ -301,7 +296,14 @@ def _versions(client: Any, name: str) -> list[ModelVersion]:
         found += page
         token = page.token
         if not token:
-            break
+            return sorted(found, key=lambda each: -int(each.version))
+
+
+def _versions(client: Any, name: str) -> list[ModelVersion]:
+    found = _stored(client, name)
+    aliases: dict[int, list[str]] = {}
+    for alias, number in (client.get_registered_model(name).aliases if found else {}).items():
+        aliases.setdefault(int(number), []).append(alias)
     return [
         ModelVersion(
             name=name,
@@ -314,7 +316,7 @@ def _versions(client: Any, name: str) -> list[ModelVersion]:
             tags=dict(each.tags),
             figures=dict(client.get_run(each.run_id).data.metrics) if each.run_id else {},
         )
-        for each in sorted(found, key=lambda each: -int(each.version))
+        for each in found
     ]
 
 

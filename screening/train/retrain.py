@@ -53,6 +53,7 @@ def retrain(
     catalog_path: str,
     settings: TrainSettings,
     *,
+    comparisons: str = "",
     trainings: Path,
     out: Path | None = None,
     tracking_uri: str,
@@ -68,6 +69,8 @@ def retrain(
     ----------
     catalog_path
         Made by ``screening catalog --labels RULE``.
+    comparisons
+        Tables of a study (Markdown) that the model card shows.
     trainings
         Folder of trainings, local (or mounted on every machine); each has a folder in it.
     out
@@ -82,7 +85,7 @@ def retrain(
         Told what is being done, and the metrics of every epoch trained in this process.
     """
     catalog = open_catalog(catalog_path, storage_options=storage_options)
-    name = training_id(catalog.catalog_id, settings)
+    name = training_id(catalog.catalog_id, settings, comparisons)
     folder = trainings.absolute() / name
     place = folder / BUNDLE
     if out is not None and out.exists() and not _is_bundle(out, name):
@@ -93,6 +96,7 @@ def retrain(
             _train(
                 catalog,
                 settings,
+                comparisons=comparisons,
                 folder=folder,
                 address=address,
                 device=choose_device(device),
@@ -117,6 +121,7 @@ def _train(
     catalog: Catalog,
     settings: TrainSettings,
     *,
+    comparisons: str,
     folder: Path,
     address: str | None,
     device: str,
@@ -159,6 +164,7 @@ def _train(
         data=data,
         predictions=predictions,
         settings=settings,
+        comparisons=comparisons,
         catalog={
             "catalog_id": catalog.catalog_id,
             "label_rule": catalog.label_rule.name,

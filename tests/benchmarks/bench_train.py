@@ -140,7 +140,8 @@ def measure(*, records: int = RECORDS, epochs: int = EPOCHS, rounds: int = ROUND
             rates[name].append(records * (epochs - 1) / (ends[-1] - ends[0]))
             starts[name].append(ends[0] - told["begun"])
             print(f"  round {turn + 1}: {name}: {rates[name][-1]:.0f} records/s", file=sys.stderr)
-    figures = {"records": records, "epochs": epochs, "records_a_second": rates, "seconds_to_first_epoch": starts}
+    figures = {"records_a_second": dict(rates), "seconds_to_first_epoch": dict(starts)}
+    figures |= {"records": records, "epochs": epochs}
     return Report("train", tuple(rows(rates, starts, alone)), figures)
 
 

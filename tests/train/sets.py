@@ -20,6 +20,7 @@ SETTINGS = TrainSettings(
     resamples=20,
     network=TINY,
     fit=FIT,
+    learning_rates=(),
     workers=0,
 )
 

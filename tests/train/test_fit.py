@@ -19,6 +19,7 @@ NETWORK = MSAICConfig(channels=4, dilations=(1, 4), blocks=2, projection_channel
 QUICK = FitSettings(
     epochs=3,
     keep="best",
+    score_every=1,
     batch_size=8,
     views=2,
     learning_rate=5e-3,
@@ -124,6 +125,17 @@ def test_the_last_epoch_may_be_kept_and_then_nothing_stops_early() -> None:
     assert len(result.history) == 6
     assert (result.best_epoch, result.best_score) == (5, result.history[-1]["tune_score"])
     assert_same(result.state_dict, reports[-1].state["average"])
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_epochs_between_are_not_scored_but_the_last_is(keep: Any) -> None:
+    reports: list[EpochReport] = []
+    result = fitted(dataclasses.replace(QUICK, epochs=5, keep=keep, score_every=2), on_epoch=reports.append)
+    assert [report.epoch for report in reports if report.tune] == [1, 3, 4]
+    assert ["tune_score" in entry for entry in result.history] == [False, True, False, True, True]
+    scores = {report.epoch: report.tune["score"] for report in reports if report.tune}
+    assert result.best_epoch == (4 if keep == "last" else max(scores, key=lambda epoch: scores[epoch]))
+    assert_same(result.state_dict, reports[result.best_epoch].state["average"])
 
 
 def test_ranks_stop_together_by_the_score_of_rank_0() -> None:

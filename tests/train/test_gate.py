@@ -27,7 +27,7 @@ from tests.bundles import make_bundle
 from tests.train.sets import training_set
 
 PATIENTS = 2400
-SETTINGS = GateSettings(resamples=200)
+SETTINGS = GateSettings(resamples=200, sensitivity_margin=0.05, subgroup_margin=0.1)
 LENIENT = GateSettings(
     auroc_floor=0,
     sensitivity_floor=0,
@@ -307,7 +307,7 @@ def test_what_was_seen_is_told_of_both(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "the candidate tiny first was made from 12 of these 96 records and holds no out-of-fold predictions of them and "
         "the champion tiny second was made from 30 of these 96 records and holds out-of-fold predictions of 32 of them, "
-        "so it cannot be judged on them; choose other --folds or another catalog that no model has seen, or train with "
+        "so they cannot be judged on them; choose other --folds or another catalog that no model has seen, or train with "
         "nested cross-validation over all these folds."
     )
     with pytest.raises(UserError, match="^the champion tiny first was made from 12 "):

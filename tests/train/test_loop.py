@@ -145,7 +145,7 @@ def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> No
 @pytest.mark.usefixtures("ray_here")
 def test_two_gloo_workers_survive_the_loss_of_one_and_stop_early_together(tmp_path: Path) -> None:
     """With a learning rate of 0 only normalisation statistics change, in which the two differ most."""
-    patient = dataclasses.replace(SETTINGS.fit, epochs=60, keep="best", patience=8, learning_rate=0.0)
+    patient = dataclasses.replace(SETTINGS.fit, epochs=60, keep="best", score_every=1, patience=8, learning_rate=0.0)
     settings = SETTINGS.model_copy(update={"workers": 2, "fit": patient})
     lost: list[int] = []
     epochs: list[tuple[int, float]] = []

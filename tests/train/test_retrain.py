@@ -131,3 +131,39 @@ def test_settings_name_the_line_and_the_key(tmp_path: Path) -> None:
     file.write_text("fit:\n  epochs: many\n")
     with pytest.raises(UserError, match=r"train\.yaml, line 2: fit\.epochs: .*valid integer.*'many'"):
         load_settings(TrainSettings, file)
+
+
+def test_nested_cross_validation_gives_the_counts_that_ship(
+    catalog: TrainingSet, tmp_path: Path, mlflow_uri: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"nested": True, "learning_rates": (1e-3, 1e-4), "trial_epochs": 1})
+    told: list[str] = []
+    epochs: list[int] = []
+    bundle = run(
+        tmp_path,
+        mlflow_uri,
+        settings,
+        comparisons="### Peers\n\n| model |",
+        on_stage=told.append,
+        on_epoch=lambda epoch, _: epochs.append(epoch),
+    ).bundle
+    assert epochs == [0, 1, 2]  # of the whole training alone
+    assert [line for line in told if line.startswith("fold")] == ["fold 1 tested", "fold 2 tested", "fold 3 tested"]
+    assert "trying learning rate 0.0001 for 1 epochs" in told
+    predictions = bundle.out_of_fold()
+    assert predictions is not None
+    assert sorted(predictions.record_sha256) == sorted(catalog.record_sha256)
+    fold = dict(zip(catalog.record_sha256, catalog.fold, strict=True))
+    assert predictions.fold.tolist() == [fold[sha256] for sha256 in predictions.record_sha256]
+    target = dict(zip(catalog.record_sha256, catalog.target, strict=True))
+    y = np.array([target[sha256] for sha256 in predictions.record_sha256])
+    counts = bundle.operating_characteristics.overall
+    assert (counts.TP, counts.FN) == ((predictions.flagged & (y == 1)).sum(), (~predictions.flagged & (y == 1)).sum())
+    assert (counts.FP, counts.TN) == ((predictions.flagged & (y == 0)).sum(), (~predictions.flagged & (y == 0)).sum())
+    assert bundle.operating_characteristics.data == "Noise, folds 1, 2, 3, nested cross-validation, one ECG a patient"
+    assert bundle.training["tuning"]["data"] == "Noise, fold 3, one ECG a patient"
+    card = (bundle.path / "card.md").read_text()
+    assert "### Peers" in card
+    assert "![" in card
+    assert (bundle.path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "trials").glob("*.parquet"))) == 3  # a study of the same folds would find them
