@@ -26,9 +26,10 @@ _AVF_LENGTH = math.sqrt(3) / 2  # of aVF's lead vector where I, II and III have 
 class Augmentation:
     """How strong each change is; zero switches it off.
 
-    Noise and wander go up to what the preprocessing at 100 Hz leaves in 5% of the leads of PTB-XL's folds 1-8
+    Noise and wander go up to about what the preprocessing at 100 Hz leaves in 5% of the leads of PTB-XL's folds 1-8
     (``python -m tests.studies.noise_bands``). Above 20 Hz that is 3.6, 11 and 19 uV RMS in the median, 95th and 99th
-    percentile, and the largest noise has 9; between 0.3 and 0.7 Hz 8.8, 35 and 73 uV, and the largest wander has 35.
+    percentile, and the largest noise has 14; between 0.3 and 0.7 Hz 8.8, 35 and 73 uV, and the largest wander has 35.
+    White noise has the 95th percentile's density from 20 to 30 Hz, less below and more above.
     """
 
     crop_samples: int = 300  # window taken at a random place; a multiple of the network's stem stride

@@ -77,6 +77,8 @@ class FitSettings:
         ranges = {
             "epochs": self.epochs >= 1,
             "score_every": self.score_every >= 1,
+            # Else it could stop before the first score.
+            "patience": self.keep == "last" or self.patience >= self.score_every,
             "batch_size": self.batch_size >= 4,
             # A majority anchor's only positive is another view of its record.
             "views": self.views >= (2 if self.contrast == "supervised_minority" else 1),
@@ -108,9 +110,8 @@ class EpochReport:
     loss: float
     classification_loss: float
     contrastive_loss: float
-    tune: dict[
-        str, float
-    ]  # of the weights that would be kept: score, auroc, auprc, auroc_norm; ranks above 0: score; empty: not scored
+    # Of the weights that would be kept: score, auroc, auprc, auroc_norm; on ranks above 0 score alone; empty: not scored.
+    tune: dict[str, float]
     best_epoch: int
     state: dict[str, Any]  # tensors and JSON values only: ``torch.load(..., weights_only=True)`` reads it back
 

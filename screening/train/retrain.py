@@ -99,7 +99,7 @@ def retrain(
                 comparisons=comparisons,
                 folder=folder,
                 address=address,
-                device=choose_device(device),
+                device=device,
                 storage_options=storage_options,
                 on_stage=on_stage,
                 on_epoch=on_epoch,
@@ -139,6 +139,7 @@ def _train(
     )
     train, tune, _ = Split(settings.train_folds, settings.tune_folds, ()).records(data)
     on_stage(f"training {folder.name} on {len(train):,} records, choosing on {len(tune):,}")
+    here = choose_device(device)
 
     def fit_with(fit: FitSettings, name: str) -> FitResult:
         ours = settings.model_copy(update={"fit": fit})
@@ -146,15 +147,24 @@ def _train(
         if name != WHOLE:
             on_stage(f"trying learning rate {fit.learning_rate:g} for {fit.epochs} epochs")
         if settings.workers:
-            return fit_on_ray(train, tune, ours, folder=folder, name=f"{folder.name}-{name}", address=address)
+            return fit_on_ray(
+                train,
+                tune,
+                ours,
+                folder=folder,
+                name=f"{folder.name}-{name}",
+                address=address,
+                device=device,
+                on_epoch=told,
+            )
         (folder / name).mkdir(exist_ok=True)
-        return fit_here(train, tune, ours, folder=folder / name, device=device, on_epoch=told)
+        return fit_here(train, tune, ours, folder=folder / name, device=here, on_epoch=told)
 
-    fitted = run_procedure(train, tune, settings.procedure(), train_with=fit_with, device=device)
+    fitted = run_procedure(train, tune, settings.procedure(), train_with=fit_with, device=here)
     predictions = None
     if settings.nested:
         store = TrialStore(folder.parent.parent / TRIALS)
-        predictions = _nested(catalog, data, settings, store, address=address, device=device, on_stage=on_stage)
+        predictions = _nested(catalog, data, settings, store, address=address, device=here, on_stage=on_stage)
     on_stage("measuring")
     make_bundle(
         folder / BUNDLE,

@@ -138,18 +138,17 @@ def test_rotation_turns_the_frontal_vector_and_nothing_else() -> None:
     torch.testing.assert_close(view[:, chest], x[:, chest])
 
 
-def test_noise_is_no_louder_than_said_and_falls_towards_high_frequencies() -> None:
+def test_noise_is_white_and_no_louder_than_said() -> None:
     nothing = torch.zeros(300, 12, 1000)
     view = augment(nothing, dataclasses.replace(OFF, noise_mV=0.02), seeded())
     chest = view[:, [LEADS.index(name) for name in INDEPENDENT_LEADS]]
     size = chest.square().mean(dim=(1, 2)).sqrt()
     assert 0.019 < size.max() < 0.0205
     assert abs(size.median() - 0.01) < 0.002
-    power = torch.fft.rfft(chest).abs().square().mean(dim=(0, 1))  # 0 to 50 Hz in steps of 0.1 at 100 Hz
-    assert abs(power[230:270].mean() / power[1:40].mean() - 0.5) < 0.03
-    assert power[450:].mean() < 0.02 * power[1:40].mean()
+    power = torch.fft.rfft(chest).abs().square().mean(dim=(0, 1))
+    assert abs(power[300:].mean() / power[1:200].mean() - 1) < 0.02
     between = torch.corrcoef(chest[0])[~torch.eye(8, dtype=torch.bool)]
-    assert between.abs().max() < 0.2  # every electrode has its own muscle below it
+    assert between.abs().max() < 0.2  # every electrode has its own
 
 
 def test_wander_is_slow_and_no_larger_than_said() -> None:

@@ -217,9 +217,12 @@ def test_settings_survive_json() -> None:
         FitSettings.from_json({"epoch_count": 3})
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"ema": 1.0}, {"positive_share": 0.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"epochs": 0}, {"ema": 1.0}, {"positive_share": 0.0}, {"temperature": 0.0}, {"patience": 5, "keep": "best"}],
+)
 def test_impossible_settings_are_named(bad: dict[str, Any]) -> None:
-    ((name, value),) = bad.items()
+    name, value = next(iter(bad.items()))
     with pytest.raises(ValueError, match=f"{name} cannot be {value}"):
         FitSettings(**bad)
 
