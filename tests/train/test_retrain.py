@@ -158,8 +158,8 @@ def test_nested_cross_validation_gives_the_counts_that_ship(
     target = dict(zip(catalog.record_sha256, catalog.target, strict=True))
     y = np.array([target[sha256] for sha256 in predictions.record_sha256])
     counts = bundle.operating_characteristics.overall
-    assert (counts.TP, counts.FN) == ((predictions.flagged & (y == 1)).sum(), (~predictions.flagged & (y == 1)).sum())
-    assert (counts.FP, counts.TN) == ((predictions.flagged & (y == 0)).sum(), (~predictions.flagged & (y == 0)).sum())
+    assert ((predictions.flagged & (y == 1)).sum(), (~predictions.flagged & (y == 1)).sum()) == (counts.TP, counts.FN)
+    assert ((predictions.flagged & (y == 0)).sum(), (~predictions.flagged & (y == 0)).sum()) == (counts.FP, counts.TN)
     assert bundle.operating_characteristics.data == "Noise, folds 1, 2, 3, nested cross-validation, one ECG a patient"
     assert bundle.training["tuning"]["data"] == "Noise, fold 3, one ECG a patient"
     card = (bundle.path / "card.md").read_text()
