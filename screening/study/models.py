@@ -23,7 +23,8 @@ REFERENCE = "MSAIC-Net"
 
 _NETWORK = MSAICConfig()
 # One branch of twice the channels: the multiplications of a layer are those of the four branches together.
-_CNN = MSAICConfig(dilations=(1,), channels=2 * _NETWORK.channels, attention_kernel=None)
+_CNN = MSAICConfig(dilations=(1,), channels=2 * _NETWORK.channels, attention_kernel=None, pooling="mean")
+_PAPER = replace(_NETWORK, pooling="mean")
 _FIT = FitSettings(contrast="none")
 
 
@@ -44,14 +45,19 @@ def _procedure(network: MSAICConfig, fit: FitSettings) -> Procedure:
 
 ABLATION: dict[str, Procedure] = {
     "CNN": _procedure(_CNN, _FIT),
-    "+ multi-scale": _procedure(replace(_NETWORK, attention_kernel=None), _FIT),
-    "+ attention": _procedure(_NETWORK, _FIT),
-    "+ SupCon": _procedure(_NETWORK, replace(_FIT, contrast="supcon")),
+    "+ multi-scale": _procedure(replace(_PAPER, attention_kernel=None), _FIT),
+    "+ attention": _procedure(_PAPER, _FIT),
+    "+ SupCon": _procedure(_PAPER, replace(_FIT, contrast="supcon")),
+    "+ FSCL: the paper's": _procedure(_PAPER, replace(_FIT, contrast="fscl")),
     REFERENCE: _procedure(_NETWORK, replace(_FIT, contrast="fscl")),
+    "no contrast": _procedure(_NETWORK, _FIT),
+    "CNN, max": _procedure(replace(_CNN, pooling="mean_max"), _FIT),
     "minority": _procedure(_NETWORK, replace(_FIT, contrast="supervised_minority", views=2)),
     "prototypes": _procedure(_NETWORK, replace(_FIT, contrast="supervised_prototypes")),
 }
-"""Each step adds one piece of the paper to the one before; the last two put another loss in place of FSCL."""
+"""Each step adds a piece of the paper to the one before, and the sixth, which ships, the maximum over time. The others start
+from what ships: without a contrastive loss, with the plain CNN in place of the branches, and with one of the two fixes for
+binary imbalance in place of FSCL."""
 
 _SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)
 

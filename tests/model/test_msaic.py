@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -91,15 +93,33 @@ def test_one_fixed_scale_is_all_the_normalisation() -> None:
     doubled.load_state_dict(net.state_dict())
     torch.testing.assert_close(doubled(2 * x), net(x))
     louder = x.clone()
-    louder[0] *= 3
+    louder[0] *= 10
     torch.testing.assert_close(net(louder)[1:], net(x)[1:])
     assert abs(net(louder)[0] - net(x)[0]) > 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_max"])
+def test_pooled_features_are_the_mean_and_where_asked_the_maximum_over_time(
+    pooling: Literal["mean", "mean_max"],
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MSAICNet(replace(SMALL, pooling=pooling)).eval()
+    steady = torch.ones(2, 12, 400) * torch.tensor([0.1, -0.2])[:, None, None]
+    features = net.features(steady)
+    assert features.shape == (2, SMALL.projection_channels * (2 if pooling == "mean_max" else 1))
+    if pooling == "mean_max":
+        mean, highest = features.chunk(2, dim=1)
+        assert (highest >= mean - 1e-6).all()
+        assert (highest > mean + 1e-6).any()
 
 
 def test_config_survives_json() -> None:
     config = MSAICConfig(dilations=(1, 3), channels=24)
     assert MSAICConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert MSAICConfig.from_json({}) == MSAICConfig()
+    assert MSAICConfig.from_json({}) == MSAICConfig(pooling="mean")  # what bundles were before it could be chosen
+    with pytest.raises(ValueError, match="pooling must be one of mean, mean_max, not 'last'"):
+        MSAICConfig(pooling="last")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="widht"):
         MSAICConfig.from_json({"widht": 3})
 
