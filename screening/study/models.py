@@ -55,9 +55,13 @@ ABLATION: dict[str, Procedure] = {
     "minority": _procedure(_NETWORK, replace(_FIT, contrast="supervised_minority", views=2)),
     "prototypes": _procedure(_NETWORK, replace(_FIT, contrast="supervised_prototypes")),
 }
-"""Each step adds a piece of the paper to the one before, and the sixth, which ships, the maximum over time. The others start
-from what ships: without a contrastive loss, with the plain CNN in place of the branches, and with one of the two fixes for
-binary imbalance in place of FSCL."""
+ABLATION_NOTE = (
+    f"From *CNN* (one branch of {_CNN.channels} channels, focal cross-entropy) each row adds one piece of the paper (arXiv "
+    f"2606.06718) to the row above; *{REFERENCE}*, which ships, adds to them the maximum over time beside the mean (ours). The "
+    "rows after it change one thing of what ships: *no contrast* has no contrastive loss, *CNN, max* the plain CNN in place of the "
+    "branches and no contrastive loss, *minority* and *prototypes* the two fixes for binary imbalance of arXiv 2503.17024 in place "
+    "of FSCL (*minority* with two views of each record)."
+)
 
 _SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)
 
@@ -97,6 +101,11 @@ PEERS: dict[str, Procedure] = {
         ("S4D", "s4d", RATES),
     )
 }
+
+PEERS_NOTE = (
+    "Peers are trained with the focal cross-entropy alone. *ResNet1d (Wang)* has its published size (arXiv 1611.06455), "
+    "*xResNet1d-101* 48 channels where the benchmark of arXiv 2004.13701 has 64; the others are sized for two processor cores."
+)
 
 BEST_PEER = "ResNet1d (Wang)"
 """Of the peers, the one that ranked best in the tables; it is cross-validated fold by fold, as what ships is."""

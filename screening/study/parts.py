@@ -9,11 +9,13 @@ from screening.errors import UserError
 from screening.signal.preprocess import Preprocessing
 from screening.study.models import (
     ABLATION,
+    ABLATION_NOTE,
     BEST_PEER,
     DESIGN,
     DESIGN_PREPROCESSING,
     ENSEMBLES,
     PEERS,
+    PEERS_NOTE,
     REFERENCE,
 )
 from screening.train.data import TrainingSet
@@ -22,7 +24,7 @@ from screening.train.trials import Split, Trial, outer_folds
 
 LOW_RECORDS = 350  # as many recordings as the paper's scar data set has for training
 LOW_DRAWS = 1  # of the training sample, on each third of the folds
-LOW_EPOCHS = 36
+LOW_TRIAL_EPOCHS = 6  # few records make short epochs
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Part:
     splits: tuple[Split, ...]
     reference: str = REFERENCE
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)  # by model, where it is not the usual
+    note: str = ""  # what the models' names mean
     ensembles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> models whose scores are averaged
 
     def preprocessing_of(self, model: str) -> Preprocessing:
@@ -62,20 +65,25 @@ def thirds(folds: tuple[int, ...], *, sample: int | None = None, draw: int = 0) 
 
 
 def low_data(folds: tuple[int, ...]) -> tuple[Split, ...]:
-    """Return splits that train on few records, several draws on each third."""
+    """Return splits that train on few records, a draw or more for each third."""
     return tuple(split for draw in range(LOW_DRAWS) for split in thirds(folds, sample=LOW_RECORDS, draw=draw))
 
 
 def _few(models: Mapping[str, Procedure]) -> dict[str, Procedure]:
-    return {name: replace(of, fit=replace(of.fit, epochs=LOW_EPOCHS), trial_epochs=6) for name, of in models.items()}
+    return {name: replace(of, trial_epochs=LOW_TRIAL_EPOCHS) for name, of in models.items()}
 
 
 PARTS: dict[str, Callable[[tuple[int, ...]], Part]] = {
-    "ablation": lambda folds: Part("Ablation", ABLATION, thirds(folds)),
-    "peers": lambda folds: Part("Peers", {REFERENCE: ABLATION[REFERENCE], **PEERS}, thirds(folds)),
-    "low-data-ablation": lambda folds: Part(f"Ablation, {LOW_RECORDS} records", _few(ABLATION), low_data(folds)),
+    "ablation": lambda folds: Part("Ablation", ABLATION, thirds(folds), note=ABLATION_NOTE),
+    "peers": lambda folds: Part("Peers", {REFERENCE: ABLATION[REFERENCE], **PEERS}, thirds(folds), note=PEERS_NOTE),
+    "low-data-ablation": lambda folds: Part(
+        f"Ablation, {LOW_RECORDS} records", _few(ABLATION), low_data(folds), note=ABLATION_NOTE
+    ),
     "low-data-peers": lambda folds: Part(
-        f"Peers, {LOW_RECORDS} records", _few({REFERENCE: ABLATION[REFERENCE], **PEERS}), low_data(folds)
+        f"Peers, {LOW_RECORDS} records",
+        _few({REFERENCE: ABLATION[REFERENCE], **PEERS}),
+        low_data(folds),
+        note=PEERS_NOTE,
     ),
     "design": lambda folds: Part(
         "Design", DESIGN, thirds(folds), preprocessing=DESIGN_PREPROCESSING, ensembles=ENSEMBLES

@@ -120,7 +120,7 @@ def _mean(of: Sequence[TrialResult]) -> TrialResult:
 
 def render(part: Part, rows: Sequence[Row], speed: Mapping[str, float] | None = None) -> str:
     """Return a part as Markdown tables, one a task."""
-    lines = [f"### {part.title}", ""]
+    lines = [f"### {part.title}", "", describe(part), ""]
     first = rows[0].tasks
     for task in TASKS:
         counts = first[task]
@@ -155,6 +155,33 @@ def render(part: Part, rows: Sequence[Row], speed: Mapping[str, float] | None = 
             f"{slope} | {rates} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def describe(part: Part) -> str:
+    """Return in sentences how the models of a part were trained and tested."""
+    models = list(part.models.values())
+    tested = sorted({fold for split in part.splits for fold in split.test})
+    rates = {len(of.learning_rates) for of in models}
+    epochs = "-".join(map(str, sorted({of.fit.epochs for of in models})))
+    sample = part.splits[0].sample
+    chosen = (
+        f"of {rates.pop()} learning rates, each tried for {models[0].trial_epochs} epochs, the best on the tuning records is "
+        f"trained for {epochs}"
+        if rates != {0}
+        else f"trained for {epochs} epochs at one learning rate"
+    )
+    trained = (
+        "the other folds train and tune"
+        if sample is None
+        else f"a random {sample} ECGs of the others train and tune (8:2)"
+    )
+    return (
+        f"{len(part.splits)} networks a model: folds {tested[0]} to {tested[-1]} are tested by networks that saw neither them "
+        f"nor their patients; {trained}. Every model has the same records, augmentation and budget: {chosen}; calibration and "
+        "threshold (specificity 0.95) come from the tuning records too. Figures are means over the networks, with 95% "
+        "bootstraps over patients; differences are paired. The intervals do not cover the luck of a seed."
+        + (f"\n\n{part.note}" if part.note else "")
+    )
 
 
 def measure_speed(networks: Mapping[str, tuple[NetworkConfig, int]], *, records: int = 128) -> dict[str, float]:

@@ -26,6 +26,7 @@ from screening.errors import UserError
 from screening.model.out_of_fold import OutOfFold
 from screening.signal.preprocess import Preprocessing
 from screening.train.data import TrainingSet, check_disjoint
+from screening.train.evaluate import one_a_patient
 from screening.train.fit import predict
 from screening.train.procedure import Procedure, run_procedure
 
@@ -222,7 +223,5 @@ def _sample(data: TrainingSet, size: int, draw: int) -> tuple[TrainingSet, Train
 
 def one_a_patient_at_random(data: TrainingSet, draw: int) -> np.ndarray:
     """Return the indices of one record a patient, chosen by a seeded shuffle."""
-    from screening.train.evaluate import one_a_patient
-
     order = np.random.default_rng(draw).permutation(len(data))
     return one_a_patient(data.patient_key, order)
