@@ -109,6 +109,8 @@ class MSAICNet(Classifier):
         What the network is made of; it belongs in the bundle beside the weights.
     """
 
+    config: MSAICConfig
+
     def __init__(self, config: MSAICConfig | None = None) -> None:
         config = config or MSAICConfig()
         super().__init__(config, config.projection_channels * (2 if config.pooling == "mean_max" else 1))

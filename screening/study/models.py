@@ -58,9 +58,9 @@ ABLATION: dict[str, Procedure] = {
 ABLATION_NOTE = (
     f"From *CNN* (one branch of {_CNN.channels} channels, focal cross-entropy) each row adds one piece of the paper (arXiv "
     f"2606.06718) to the row above; *{REFERENCE}*, which ships, adds to them the maximum over time beside the mean (ours). The "
-    "rows after it change one thing of what ships: *no contrast* has no contrastive loss, *CNN, max* the plain CNN in place of the "
-    "branches and no contrastive loss, *minority* and *prototypes* the two fixes for binary imbalance of arXiv 2503.17024 in place "
-    "of FSCL (*minority* with two views of each record)."
+    "rows after it change what ships: *no contrast* has no contrastive loss, *CNN, max* that neither and the plain CNN in "
+    "place of the branches; *minority* and *prototypes* have one of the two fixes for binary imbalance of arXiv 2503.17024 in "
+    "place of FSCL (*minority* with two views of each record)."
 )
 
 _SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)
