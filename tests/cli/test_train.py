@@ -20,6 +20,7 @@ resamples: 20
 network: {channels: 8, dilations: [1, 4], blocks: 1, projection_channels: 16, embedding: 8}
 fit:
   epochs: 8
+  score_every: 1
   batch_size: 16
 """
 Command = Callable[..., tuple[int, str, str]]
@@ -136,7 +137,7 @@ def test_a_bad_key_is_named_with_its_line(screening: Command, tmp_path: Path) ->
     config.write_text(CONFIG.replace("batch_size", "batchsize"))
     code, _, err = screening("train", "--catalog", "x", "--config", config)
     assert code == 1
-    assert "train.yaml, line 8: fit.batchsize: unexpected keyword argument" in err
+    assert "train.yaml, line 9: fit.batchsize: unexpected keyword argument" in err
 
 
 @pytest.mark.parametrize("folds", ["nine", "1;2", "1,,2"])

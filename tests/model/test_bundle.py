@@ -26,6 +26,7 @@ from screening.model.bundle import (
     save_bundle,
 )
 from screening.model.locate import resolve_model
+from screening.model.out_of_fold import OutOfFold
 from tests.bundles import make_bundle, signals, tiny_network
 
 
@@ -123,10 +124,14 @@ def test_a_manifest_that_is_none_is_refused(copy: Path, content: bytes) -> None:
 
 def test_a_bundle_of_another_schema_or_contract_is_refused(copy: Path, tmp_path: Path) -> None:
     rewrite(copy, schema_version=99)
-    with pytest.raises(BundleError, match=r"has schema version 99, this program reads 1; install the version"):
+    with pytest.raises(BundleError, match=r"has schema version 99, this program reads 2; install the version"):
         load_bundle(copy)
-    rewrite(copy, schema_version=1, files={"../../etc/passwd": "0" * 64})
-    with pytest.raises(BundleError, match="lists other files"):
+    for name in ("../../etc/passwd", "../picture.png", "run.py"):
+        rewrite(copy, schema_version=2, files={**dict.fromkeys(FILES, "0" * 64), name: "0" * 64})
+        with pytest.raises(BundleError, match="and pictures alone; it is no bundle of screening"):
+            load_bundle(copy)
+    rewrite(copy, files={"../../etc/passwd": "0" * 64})
+    with pytest.raises(BundleError, match="does not list card.md, golden.safetensors"):
         load_bundle(copy)
     contract = {"leads": ["II", "I"], "unit": "mV", "preprocessing": {}}
     other = make_bundle(tmp_path / "other").path
@@ -250,3 +255,28 @@ def test_a_bundle_is_frozen(saved: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_bundle(saved).threshold = 0.9  # type: ignore[misc]
     assert save_bundle.__doc__
+
+
+def test_out_of_fold_predictions_and_pictures_come_back_and_are_hashed(tmp_path: Path) -> None:
+    predictions = OutOfFold(
+        record_sha256=np.array(["b" * 64, "a" * 64], dtype=object),
+        fold=np.array([2, 1], np.int16),
+        logit=np.array([0.5, -1.0], np.float32),
+        probability=np.array([0.6, 0.2]),
+        flagged=np.array([True, False]),
+    )
+    bundle = make_bundle(tmp_path / "b", out_of_fold=predictions, pictures={"calibration.png": b"\x89PNG"})
+    read = load_bundle(bundle.path).out_of_fold()
+    assert read is not None
+    assert read.record_sha256.tolist() == ["a" * 64, "b" * 64]
+    assert (read.fold.tolist(), read.logit.tolist(), read.probability.tolist()) == ([1, 2], [-1.0, 0.5], [0.2, 0.6])
+    assert read.flagged.tolist() == [False, True]
+    assert make_bundle(tmp_path / "plain").out_of_fold() is None
+    for file in ("calibration.png", "out_of_fold.parquet"):
+        genuine = (bundle.path / file).read_bytes()
+        (bundle.path / file).write_bytes(genuine + b" ")
+        with pytest.raises(BundleError, match=f"{file} differs from its SHA-256"):
+            load_bundle(bundle.path)
+        (bundle.path / file).write_bytes(genuine)
+    with pytest.raises(ValueError, match="'../x.png' is no file name of a picture"):
+        make_bundle(tmp_path / "c", pictures={"../x.png": b""})
