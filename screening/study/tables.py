@@ -15,7 +15,7 @@ from screening.model.calibration import reliability
 from screening.model.classifier import NetworkConfig, count_flop, count_parameters
 from screening.study.parts import Part
 from screening.train.data import TrainingSet
-from screening.train.evaluate import TASKS, Scored, compare, evaluate
+from screening.train.evaluate import TASKS, Scored, evaluate_together
 from screening.train.fit import predict
 from screening.train.trials import TrialResult, TrialStore
 
@@ -78,18 +78,16 @@ def make_rows(
             np.concatenate([np.full(len(r.logit), number) for number, r in enumerate(of)]),
         )
     columns = data.target[rows], data.label[rows], data.patient_key[rows]
+    figures = evaluate_together(scored, *columns, reference=part.reference, resamples=resamples)
     out = []
     for model, of in results.items():
         members = part.ensembles.get(model, (model,))
         configs = [(part.models[member].network.build(), part.preprocessing_of(member).samples) for member in members]
-        same = model == part.reference
         out.append(
             Row(
                 model=model,
-                tasks=evaluate(scored[model], *columns, resamples=resamples),
-                differences=None
-                if same
-                else compare(scored[model], scored[part.reference], *columns, resamples=resamples),
+                tasks=figures[model].tasks,
+                differences=figures[model].differences,
                 calibration=reliability(scored[model].score, columns[0]),
                 chosen_rates=tuple(float(r.facts["learning_rate"]) for r in of),
                 seconds=sum(float(r.facts["seconds"]) for r in of),

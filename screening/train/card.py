@@ -208,7 +208,7 @@ def _figures(facts: CardFacts) -> str:
             "threshold that it had a part in.",
             _measured(facts.nested),
             "### On the tuning fold",
-            "The network that ships, on the records that chose its epoch, calibrated it and fixed its threshold: "
+            "The network that ships, on the records that chose its learning rate, calibrated it and fixed its threshold: "
             "these figures flatter it, and show only that it is of the same kind as those above.",
             _measured(facts.tuned),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,14 +72,8 @@ def evaluate(
         ``sensitivity_at_specificity_0.95`` and ``f1`` or ``best_f1`` a dict ``value``, ``low``, ``high``. A task that
         lacks one of the classes holds its counts alone.
     """
-    found: dict[str, Any] = {}
-    for name, (chosen, counts) in _tasks([scored], target, label, patient).items():
-        found[name] = counts
-        if not 0 < counts["positives"] < counts["n"]:
-            continue
-        drawn = _bootstrap([scored], target, patient, chosen, specificity=specificity, resamples=resamples, seed=seed)
-        found[name] = counts | {measure: _interval(values[0]) for measure, values in drawn.items()}
-    return found
+    options: dict[str, Any] = {"specificity": specificity, "resamples": resamples, "seed": seed}
+    return evaluate_together({"": scored}, target, label, patient, **options)[""].tasks
 
 
 def compare(
@@ -99,18 +93,53 @@ def compare(
     interval. ``p_lower`` is the share of resamples in which ``first`` is below ``second``. Parameters are those of
     ``evaluate``; a task that lacks one of the classes is absent.
     """
-    pair = [first, second]
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (chosen, counts) in _tasks(pair, target, label, patient).items():
+    options: dict[str, Any] = {"specificity": specificity, "resamples": resamples, "seed": seed}
+    both = {"first": first, "second": second}
+    differences = evaluate_together(both, target, label, patient, reference="second", **options)["first"].differences
+    assert differences is not None
+    return differences
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What ``evaluate`` and ``compare`` return of one of several models."""
+
+    tasks: dict[str, Any]
+    differences: dict[str, dict[str, dict[str, float]]] | None  # from the reference; None for itself, or without one
+
+
+def evaluate_together(
+    models: Mapping[str, Scored],
+    target: np.ndarray,
+    label: np.ndarray,
+    patient: np.ndarray,
+    *,
+    reference: str | None = None,
+    specificity: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Figures]:
+    """Return ``evaluate`` of each model and, with a ``reference``, its ``compare`` with that, all in the same resamples."""
+    found = {name: Figures({}, {} if reference is not None and name != reference else None) for name in models}
+    names, scored = list(models), list(models.values())
+    for task, (chosen, counts) in _tasks(scored, target, label, patient).items():
+        for figures in found.values():
+            figures.tasks[task] = dict(counts)
         if not 0 < counts["positives"] < counts["n"]:
             continue
-        drawn = _bootstrap(pair, target, patient, chosen, specificity=specificity, resamples=resamples, seed=seed)
-        found[name] = {}
-        for measure, (one, other) in drawn.items():
-            difference = one - other
-            below = difference[1:][np.isfinite(difference[1:])] < 0
-            found[name][measure] = _interval(difference) | {"p_lower": float(below.mean()) if len(below) else np.nan}
+        drawn = _bootstrap(scored, target, patient, chosen, specificity=specificity, resamples=resamples, seed=seed)
+        for at, name in enumerate(names):
+            found[name].tasks[task].update({measure: _interval(values[at]) for measure, values in drawn.items()})
+            of = found[name].differences
+            if of is not None and reference is not None:
+                other = names.index(reference)
+                of[task] = {measure: _difference(values[at] - values[other]) for measure, values in drawn.items()}
     return found
+
+
+def _difference(values: np.ndarray) -> dict[str, float]:
+    below = values[1:][np.isfinite(values[1:])] < 0
+    return _interval(values) | {"p_lower": float(below.mean()) if len(below) else float("nan")}
 
 
 def one_a_patient(patient: np.ndarray, order: np.ndarray) -> np.ndarray:
