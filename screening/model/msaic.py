@@ -36,8 +36,8 @@ class MSAICConfig(NetworkConfig):
     kernel: int = 5  # a branch at 25 Hz sees 0.5, 1, 2 and 3.9 s: part of a beat to several
     attention_kernel: int | None = 3  # channels that ECA looks at together; None: no attention
     projection_channels: int = 128
-    # Ours: the maximum over time beside the mean, which a wide Q wave in each beat hardly moves. On PTB-XL's folds 1-9 it is
-    # the largest single step (`screening study`).
+    # Ours: the maximum over time beside the mean, which a wave of each beat hardly moves; as the ResNet of Wang et al. has
+    # it in the benchmark of Strodthoff et al. (arXiv 2004.13701). What it gives stands in the study's tables.
     pooling: Pooling = "mean_max"
     dropout: float = 0.1  # inside the blocks
 
