@@ -42,6 +42,7 @@ class TrainSettings(Settings):
     name: str = Field("msaic-mi", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the model")
     data: str = Field("", max_length=500, description="name of the archive, for the card")
     citation: str = Field("", max_length=2000, description="source and licence of the archive, for the card")
+    chosen: str = Field("", max_length=2000, description="how network and settings were chosen, for the card")
     train_folds: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     tune_folds: tuple[int, ...] = Field((9,), min_length=1, description="choice, calibration and threshold")
     specificity: float = Field(0.95, gt=0, lt=1, description="of the threshold, on the tuning folds")
@@ -205,7 +206,9 @@ def make_bundle(
             label_rule=catalog["label_rule_settings"],
             counts={"trained": _counts(train), "tuned": _counts(tune), "calibrated": _counts(patients)},
             left_out=train.left_out,
-            how_chosen=choice_in_words(
+            how_chosen=settings.chosen
+            + (" " if settings.chosen else "")
+            + choice_in_words(
                 train_folds=settings.train_folds,
                 tune_folds=settings.tune_folds,
                 rates_tried=fitted.rates_tried,
