@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from screening.model.bundle import Bundle, Counts, OperatingCharacteristics, save_bundle
+from screening.model.bundle import Bundle, Counts, OperatingCharacteristics
+from screening.model.bundle_writer import save_bundle
 from screening.model.calibration import PlattCalibrator
 from screening.model.msaic import MSAICConfig, MSAICNet
 from screening.signal.preprocess import Preprocessing, preprocess

@@ -54,8 +54,6 @@ def command(
     screening audit --catalog catalog --out audit
     screening audit --catalog catalog --model models:/msaic-mi@champion --out audit --limit 200
     """
-    import numpy as np
-
     from screening.archive.catalog import open_catalog
     from screening.model.bundle import load_bundle
     from screening.train.audit import audit_labels, to_look_at, why
@@ -72,15 +70,14 @@ def command(
         )
     opened = open_catalog(catalog, storage_options=storage_options)
     records = load_training_set(catalog, bundle.preprocessing, storage_options=storage_options)
-    rows = predictions.rows_of()
-    known = np.array([sha256 in rows for sha256 in records.record_sha256.tolist()], dtype=bool)
+    known, found = predictions.match(records.record_sha256)
     if not known.any():
         raise UserError(
             f"none of the {len(records):,} labelled records of the catalog {catalog} is among the {len(predictions):,} "
             f"out-of-fold predictions of model {bundle.name} {bundle.version}; give the catalog it was trained on."
         )
     records = records.where(known)
-    probability = predictions.probability[[rows[sha256] for sha256 in records.record_sha256.tolist()]]
+    probability = found.probability
     try:
         audit = audit_labels(probability, records.target)
     except ValueError as error:

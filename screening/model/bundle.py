@@ -16,20 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from screening.contract import NOTICE, input_contract, sha256_of
+from screening.contract import input_contract, sha256_of
 from screening.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,8 +56,8 @@ machine's kernels), and of a preprocessed sample."""
 SEEN_USES = ("trained", "tuned", "calibrated")
 
 MAX_MANIFEST_BYTES = 16 * 2**20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also fit for a folder, a URL and an MLflow name
-_PICTURE = re.compile(r"[a-z0-9_]{1,60}\.png")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also fit for a folder, a URL and an MLflow name
+PICTURE = re.compile(r"[a-z0-9_]{1,60}\.png")
 _T = TypeVar("_T")
 
 
@@ -165,126 +161,6 @@ class Bundle:
         return {use: frozenset(hashes) for use, hashes in seen.items()}
 
 
-def save_bundle(
-    folder: str | Path,
-    *,
-    name: str,
-    version: str,
-    network: Classifier,
-    preprocessing: Preprocessing,
-    calibrator: PlattCalibrator,
-    threshold: float,
-    threshold_rule: str,
-    operating_characteristics: OperatingCharacteristics,
-    training: Mapping[str, Any],
-    seen: Mapping[str, Sequence[str]],
-    card: str,
-    golden_inputs: np.ndarray,
-    golden_signals: np.ndarray | None = None,
-    golden_rate_hz: float | None = None,
-    out_of_fold: OutOfFold | None = None,
-    pictures: Mapping[str, bytes] | None = None,
-) -> Bundle:
-    """Write a bundle, whole or not at all: it appears under its name only when every file is there.
-
-    Parameters
-    ----------
-    folder
-        Local folder to make; refused if it exists.
-    network
-        Trained network; its golden logits are computed here, in float32 on the CPU.
-    threshold
-        On the calibrated probability, with ``threshold_rule`` saying in words how it was fixed.
-    training
-        What the network was made from: label rule, folds, settings. JSON values only.
-    seen
-        SHA-256 of the source bytes of the records, by use: ``trained``, ``tuned``, ``calibrated``.
-    card
-        The model card, Markdown.
-    golden_inputs
-        Network inputs made from simulated ECGs, float32 (b, 12, t).
-    golden_signals, golden_rate_hz
-        The simulated ECGs themselves, float32 (b, 12, n) in mV, so that preprocessing can be checked too.
-    out_of_fold
-        Predictions of its nested cross-validation.
-    pictures
-        File name (NAME.png) -> PNG that the card shows.
-
-    Raises
-    ------
-    BundleError
-        If ``folder`` exists, or the name or version could not name a folder.
-    ValueError
-        If a value cannot be stored (NaN in a fact, an unknown use of a record).
-    """
-    import torch
-    from safetensors.numpy import save_file as save_arrays
-    from safetensors.torch import save_file
-
-    from screening.model.out_of_fold import write_out_of_fold
-
-    target = Path(folder).absolute()
-    for what, value in (("name", name), ("version", version)):
-        if not _NAME.fullmatch(value):
-            raise BundleError(f"the {what} {value!r} of a model may hold letters, digits, '.', '_' and '-' only.")
-    if target.exists():
-        raise BundleError(f"{target} exists already; name another folder for the bundle.")
-    if unknown := set(seen) - set(SEEN_USES):
-        raise ValueError(f"unknown use of records: {', '.join(sorted(unknown))}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        was_training = network.training
-        device = next(network.parameters()).device
-        network.eval().to("cpu", torch.float32)
-        golden = {"x": np.ascontiguousarray(golden_inputs, dtype=np.float32)}
-        golden["logit"] = golden_logits(network, golden["x"])
-        if golden_signals is not None:
-            golden["signal_mV"] = np.ascontiguousarray(golden_signals, dtype=np.float32)
-            golden["rate_hz"] = np.array([golden_rate_hz], dtype=np.float64)
-        weights = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
-        save_file(weights, building / WEIGHTS)
-        network.train(was_training).to(device)
-        save_arrays(golden, building / GOLDEN)
-        _write_seen(building / SEEN, seen)
-        (building / CARD).write_text(card, encoding="utf-8")
-        for picture, png in (pictures or {}).items():
-            if not _PICTURE.fullmatch(picture):
-                raise ValueError(f"{picture!r} is no file name of a picture")
-            (building / picture).write_bytes(png)
-        if out_of_fold is not None:
-            write_out_of_fold(out_of_fold, building / OUT_OF_FOLD)
-        files = sorted(path.name for path in building.iterdir())
-
-        contract = input_contract(_plain(preprocessing))
-        facts: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "notice": NOTICE,
-            "name": name,
-            "version": version,
-            "architecture": network.config.to_json(),
-            "input_contract": contract,
-            "input_contract_sha256": sha256_of(contract),
-            "calibrator": _plain(calibrator),
-            "threshold": {"probability": float(threshold), "rule": threshold_rule},
-            "operating_characteristics": _plain(operating_characteristics),
-            "training": {**_plain(training), "records": {use: len(set(seen.get(use, ()))) for use in SEEN_USES}},
-            "golden_tolerance": TOLERANCE,
-            "libraries": _libraries(),
-            "files": {file: _sha256_of_file(building / file) for file in files},
-        }
-        facts["sha256"] = sha256_of(facts)
-        _write_durably(building / MANIFEST, _encode(facts))
-        for file in files:
-            os.chmod(building / file, 0o644)
-        os.chmod(building, 0o755)
-        os.rename(building, target)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    return load_bundle(target)
-
-
 def load_bundle(folder: str | Path) -> Bundle:
     """Read a bundle from a local folder and compare every file with its hash.
 
@@ -300,7 +176,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     for file, expected in facts["files"].items():
         if not (path / file).is_file():
             raise BundleError(f"the model bundle lacks {path / file}; copy the whole folder again.")
-        if _sha256_of_file(path / file) != expected:
+        if sha256_of_file(path / file) != expected:
             raise BundleError(f"{path / file} differs from its SHA-256 in {MANIFEST}; copy the whole bundle again.")
     return _bundle_of(path, facts)
 
@@ -350,7 +226,8 @@ def golden_logits(network: Classifier, x: np.ndarray, device: str | torch.device
 # --- bundle.json -----------------------------------------------------------------------------------------------------
 
 
-def _encode(facts: Mapping[str, Any]) -> bytes:
+def encode_manifest(facts: Mapping[str, Any]) -> bytes:
+    """Return ``bundle.json`` in the one spelling that ``decode_manifest`` accepts."""
     return (json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
@@ -359,7 +236,9 @@ def decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
     try:
         facts = json.loads(encoded)
         stated = facts["sha256"]
-        genuine = _encode(facts) == encoded and stated == sha256_of({k: v for k, v in facts.items() if k != "sha256"})
+        genuine = encode_manifest(facts) == encoded and stated == sha256_of(
+            {k: v for k, v in facts.items() if k != "sha256"}
+        )
     except (ValueError, KeyError, TypeError, RecursionError):
         genuine = False
     if not genuine:
@@ -377,7 +256,7 @@ def decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
 
 
 def _may_hold(file: str) -> bool:
-    return file in (*FILES, OUT_OF_FOLD) or _PICTURE.fullmatch(file) is not None
+    return file in (*FILES, OUT_OF_FOLD) or PICTURE.fullmatch(file) is not None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -396,7 +275,7 @@ def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
 
     contract = facts["input_contract"]
     preprocessing = _known("preprocessing", _made(Preprocessing), contract["preprocessing"], path)
-    if input_contract(_plain(preprocessing)) != contract or sha256_of(contract) != facts["input_contract_sha256"]:
+    if input_contract(plain(preprocessing)) != contract or sha256_of(contract) != facts["input_contract_sha256"]:
         raise BundleError(
             f"{path / MANIFEST} was made under another input contract (leads, units, preprocessing) than this "
             "program's; install the version of screening that made the bundle."
@@ -450,42 +329,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return ``value`` as JSON would give it back: dataclasses as objects, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-def _libraries() -> dict[str, str]:
-    """Return the versions of what computes scores."""
-    names = ("numpy", "safetensors", "scipy", "torch", "ecg-screening")
-    installed = {}
-    for name in names:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            continue
-    return installed
-
-
-def _write_seen(path: Path, seen: Mapping[str, Sequence[str]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = sorted((use, sha256) for use, hashes in seen.items() for sha256 in set(hashes))
-    columns = {"use": [use for use, _ in rows], "sha256": [sha256 for _, sha256 in rows]}
-    schema = pa.schema([("use", pa.string()), ("sha256", pa.string())])
-    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", use_dictionary=["use"])
-
-
-def _sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

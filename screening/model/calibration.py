@@ -103,13 +103,8 @@ def threshold_at_specificity(probability: np.ndarray, target: np.ndarray, specif
     return float((highest_unflagged + above.min()) / 2)
 
 
-def operating_counts(probability: np.ndarray, target: np.ndarray, threshold: float) -> Counts:
-    """Count right and wrong flags; a record is flagged at or above ``threshold``. Empty input gives zeros."""
-    return count_flags(np.asarray(probability) >= threshold, target)
-
-
 def count_flags(flagged: np.ndarray, target: np.ndarray) -> Counts:
-    """Count right and wrong flags, bool (n,), against targets of 0 and 1."""
+    """Count right and wrong flags, bool (n,), against targets of 0 and 1. Empty input gives zeros."""
     flagged, positive = np.asarray(flagged, dtype=bool), np.asarray(target) == 1
     return Counts(
         TP=int((flagged & positive).sum()),

@@ -6,7 +6,6 @@ they are what two versions are compared on where no locked set exists that neith
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -46,9 +45,11 @@ class OutOfFold:
         """Return the records that a mask or an index array chooses."""
         return OutOfFold(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
-    def rows_of(self) -> Mapping[str, int]:
-        """Return the place of each record by its SHA-256."""
-        return {sha256: at for at, sha256 in enumerate(self.record_sha256.tolist())}
+    def match(self, record_sha256: np.ndarray) -> tuple[np.ndarray, OutOfFold]:
+        """Return which records there are predictions for (a mask, n), and those predictions in the records' order."""
+        place = {sha256: at for at, sha256 in enumerate(self.record_sha256.tolist())}
+        found = np.array([place.get(sha256, -1) for sha256 in record_sha256.tolist()], dtype=np.int64)
+        return found >= 0, self.where(found[found >= 0])
 
 
 def write_out_of_fold(predictions: OutOfFold, path: Path) -> None:

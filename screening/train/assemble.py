@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from screening.contract import LEADS, sha256_of
-from screening.model.bundle import Bundle, OperatingCharacteristics, save_bundle
+from screening.model.bundle import Bundle, OperatingCharacteristics
+from screening.model.bundle_writer import save_bundle
 from screening.model.calibration import count_flags, reliability
 from screening.model.classifier import count_flop, count_parameters
 from screening.model.msaic import MSAICConfig
@@ -128,15 +129,6 @@ class Measured:
         )
 
 
-def match(predictions: OutOfFold, data: TrainingSet) -> tuple[TrainingSet, Scored]:
-    """Return the records that there are predictions for, with those predictions, both in the records' order."""
-    rows = predictions.rows_of()
-    known = np.array([sha256 in rows for sha256 in data.record_sha256.tolist()], dtype=bool)
-    records = data.where(known)
-    found = predictions.where(np.array([rows[sha256] for sha256 in records.record_sha256.tolist()], dtype=np.int64))
-    return records, Scored(found.probability, found.flagged, found.fold)
-
-
 def make_bundle(
     folder: str | Path,
     *,
@@ -178,8 +170,10 @@ def make_bundle(
     nested = None
     if predictions is not None:
         every = ", ".join(map(str, sorted(set(predictions.fold.tolist()))))
+        known, found = predictions.match(data.record_sha256)
+        scored = Scored(found.probability, found.flagged, found.fold)
         nested = Measured.of(
-            *match(predictions, data), settings, where=f"{name}, folds {every}, nested cross-validation", rule=rule
+            data.where(known), scored, settings, where=f"{name}, folds {every}, nested cross-validation", rule=rule
         )
     measured = nested or tuning
     index = tuning.one_a_patient

@@ -175,8 +175,7 @@ def _judged_by(models: Mapping[str, Bundle], seen: Mapping[str, int], records: T
 def _predictions(bundle: Bundle, records: TrainingSet, judged_by: str, device: str) -> Predictions:
     stored = bundle.out_of_fold() if judged_by == OUT_OF_FOLD else None
     if stored is not None:
-        rows = stored.rows_of()
-        chosen = stored.where(np.array([rows[sha256] for sha256 in records.record_sha256.tolist()]))
+        _, chosen = stored.match(records.record_sha256)
         return Predictions(chosen.probability, chosen.flagged, chosen.fold)
     network = bundle.network(device)
     check_golden(bundle, network, device)

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from screening.contract import NOTICE, input_contract, sha256_of
-from screening.model import bundle as bundle_module
+from screening.model import bundle_writer
 from screening.model.bundle import (
     FILES,
     MANIFEST,
+    PRETRAINED,
     BundleError,
     Counts,
     check_golden,
     load_bundle,
-    save_bundle,
 )
 from screening.model.locate import resolve_model
 from screening.model.out_of_fold import OutOfFold
@@ -158,7 +158,7 @@ def test_nothing_is_pickled(saved: Path) -> None:
         assert not zipfile.is_zipfile(saved / file), file  # torch.save and numpy.savez
         with pytest.raises(Exception, match=r"."):  # no pickle starts here
             list(pickletools.genops(content))
-    for source in (bundle_module.__file__,):
+    for source in (bundle_writer.__file__,):
         text = Path(source).read_text()
         assert "torch.load(" not in text
         assert "torch.save(" not in text
@@ -200,7 +200,7 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monke
     def fails(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(bundle_module, "_write_durably", fails)
+    monkeypatch.setattr(bundle_writer, "_write_durably", fails)
     with pytest.raises(OSError, match="disk full"):
         make_bundle(tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
@@ -248,13 +248,12 @@ def test_a_bundle_is_fetched_once_from_any_file_system(saved: Path, tmp_path: Pa
 
 
 def test_no_reference_means_the_shipped_bundle() -> None:
-    assert resolve_model(None) == bundle_module.PRETRAINED
+    assert resolve_model(None) == PRETRAINED
 
 
 def test_a_bundle_is_frozen(saved: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_bundle(saved).threshold = 0.9  # type: ignore[misc]
-    assert save_bundle.__doc__
 
 
 def test_out_of_fold_predictions_and_pictures_come_back_and_are_hashed(tmp_path: Path) -> None:

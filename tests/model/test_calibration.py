@@ -8,8 +8,8 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from screening.model.calibration import (
     PlattCalibrator,
+    count_flags,
     fit_platt,
-    operating_counts,
     reliability,
     threshold_at_specificity,
 )
@@ -72,13 +72,13 @@ def test_what_cannot_be_calibrated_is_refused(logit: list[float], target: list[i
 def test_threshold_is_the_lowest_that_keeps_the_specificity(specificity: float) -> None:
     score, target = labelled(101, seed=3)
     threshold = threshold_at_specificity(score, target, specificity)
-    assert operating_counts(score, target, threshold).specificity >= specificity
+    assert count_flags(score >= threshold, target).specificity >= specificity
     lower = np.sort(score)[np.sort(score) < threshold]
     if len(lower):
-        assert operating_counts(score, target, float(lower[-1])).TP >= operating_counts(score, target, threshold).TP
+        assert count_flags(score >= float(lower[-1]), target).TP >= count_flags(score >= threshold, target).TP
         negatives_below = score[(target == 0) & (score < threshold)].max(initial=-np.inf)
         if specificity > 0:
-            assert operating_counts(score, target, float(negatives_below)).specificity < specificity
+            assert count_flags(score >= float(negatives_below), target).specificity < specificity
 
 
 def test_threshold_stands_between_records_and_ties_stay_together() -> None:
@@ -92,10 +92,10 @@ def test_threshold_stands_between_records_and_ties_stay_together() -> None:
         threshold_at_specificity(score, target, 95)
 
 
-def test_operating_counts() -> None:
-    counts = operating_counts(np.array([0.9, 0.5, 0.4, 0.5, 0.1]), np.array([1, 1, 1, 0, 0]), 0.5)
+def test_flags_are_counted() -> None:
+    counts = count_flags(np.array([0.9, 0.5, 0.4, 0.5, 0.1]) >= 0.5, np.array([1, 1, 1, 0, 0]))
     assert (counts.TP, counts.FN, counts.TN, counts.FP) == (2, 1, 1, 1)
-    empty = operating_counts(np.empty(0), np.empty(0), 0.5)
+    empty = count_flags(np.empty(0), np.empty(0))
     assert (empty.TP, empty.FN, empty.TN, empty.FP) == (0, 0, 0, 0)
 
 

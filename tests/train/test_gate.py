@@ -323,8 +323,9 @@ def test_a_model_that_has_seen_them_is_judged_out_of_fold(tmp_path: Path) -> Non
     assert (verdict.candidate["judged_by"], verdict.candidate["records_seen"]) == (OUT_OF_FOLD, 1)
     assert verdict.champion is not None
     assert (verdict.champion["judged_by"], verdict.champion["records_seen"]) == (OWN_WEIGHTS, 0)
-    rows = [stored.rows_of()[sha256] for sha256 in records.record_sha256]
-    specificity = 1 - stored.flagged[rows][records.target == 0].mean()
+    flagged = dict(zip(stored.record_sha256, stored.flagged, strict=True))
+    of_records = np.array([flagged[sha256] for sha256 in records.record_sha256])
+    specificity = 1 - of_records[records.target == 0].mean()
     assert {bound.name: bound.value for bound in verdict.bounds}["specificity_floor"] == pytest.approx(specificity)
     both = judge(seen, seen, records, LENIENT)
     assert both.passed

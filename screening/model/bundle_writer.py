@@ -1,0 +1,185 @@
+"""Write a model bundle, whole or not at all; ``bundle.py`` says what is in it and reads it back."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+
+from screening.contract import NOTICE, input_contract, sha256_of
+from screening.model.bundle import (
+    CARD,
+    GOLDEN,
+    MANIFEST,
+    NAME,
+    OUT_OF_FOLD,
+    PICTURE,
+    SCHEMA_VERSION,
+    SEEN,
+    SEEN_USES,
+    TOLERANCE,
+    WEIGHTS,
+    Bundle,
+    BundleError,
+    OperatingCharacteristics,
+    encode_manifest,
+    golden_logits,
+    load_bundle,
+    plain,
+    sha256_of_file,
+)
+from screening.model.calibration import PlattCalibrator
+from screening.model.classifier import Classifier
+from screening.model.out_of_fold import OutOfFold, write_out_of_fold
+from screening.signal.preprocess import Preprocessing
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    name: str,
+    version: str,
+    network: Classifier,
+    preprocessing: Preprocessing,
+    calibrator: PlattCalibrator,
+    threshold: float,
+    threshold_rule: str,
+    operating_characteristics: OperatingCharacteristics,
+    training: Mapping[str, Any],
+    seen: Mapping[str, Sequence[str]],
+    card: str,
+    golden_inputs: np.ndarray,
+    golden_signals: np.ndarray | None = None,
+    golden_rate_hz: float | None = None,
+    out_of_fold: OutOfFold | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> Bundle:
+    """Write a bundle, whole or not at all: it appears under its name only when every file is there.
+
+    Parameters
+    ----------
+    folder
+        Local folder to make; refused if it exists.
+    network
+        Trained network; its golden logits are computed here, in float32 on the CPU.
+    threshold
+        On the calibrated probability, with ``threshold_rule`` saying in words how it was fixed.
+    training
+        What the network was made from: label rule, folds, settings. JSON values only.
+    seen
+        SHA-256 of the source bytes of the records, by use: ``trained``, ``tuned``, ``calibrated``.
+    card
+        The model card, Markdown.
+    golden_inputs
+        Network inputs made from simulated ECGs, float32 (b, 12, t).
+    golden_signals, golden_rate_hz
+        The simulated ECGs themselves, float32 (b, 12, n) in mV, so that preprocessing can be checked too.
+    out_of_fold
+        Predictions of its nested cross-validation.
+    pictures
+        File name (NAME.png) -> PNG that the card shows.
+
+    Raises
+    ------
+    BundleError
+        If ``folder`` exists, or the name or version could not name a folder.
+    ValueError
+        If a value cannot be stored (NaN in a fact, an unknown use of a record).
+    """
+    target = Path(folder).absolute()
+    for what, value in (("name", name), ("version", version)):
+        if not NAME.fullmatch(value):
+            raise BundleError(f"the {what} {value!r} of a model may hold letters, digits, '.', '_' and '-' only.")
+    if target.exists():
+        raise BundleError(f"{target} exists already; name another folder for the bundle.")
+    if unknown := set(seen) - set(SEEN_USES):
+        raise ValueError(f"unknown use of records: {', '.join(sorted(unknown))}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        was_training = network.training
+        device = next(network.parameters()).device
+        network.eval().to("cpu", torch.float32)
+        golden = {"x": np.ascontiguousarray(golden_inputs, dtype=np.float32)}
+        golden["logit"] = golden_logits(network, golden["x"])
+        if golden_signals is not None:
+            golden["signal_mV"] = np.ascontiguousarray(golden_signals, dtype=np.float32)
+            golden["rate_hz"] = np.array([golden_rate_hz], dtype=np.float64)
+        weights = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
+        save_file(weights, building / WEIGHTS)
+        network.train(was_training).to(device)
+        save_arrays(golden, building / GOLDEN)
+        _write_seen(building / SEEN, seen)
+        (building / CARD).write_text(card, encoding="utf-8")
+        for picture, png in (pictures or {}).items():
+            if not PICTURE.fullmatch(picture):
+                raise ValueError(f"{picture!r} is no file name of a picture")
+            (building / picture).write_bytes(png)
+        if out_of_fold is not None:
+            write_out_of_fold(out_of_fold, building / OUT_OF_FOLD)
+        files = sorted(path.name for path in building.iterdir())
+
+        contract = input_contract(plain(preprocessing))
+        facts: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "notice": NOTICE,
+            "name": name,
+            "version": version,
+            "architecture": network.config.to_json(),
+            "input_contract": contract,
+            "input_contract_sha256": sha256_of(contract),
+            "calibrator": plain(calibrator),
+            "threshold": {"probability": float(threshold), "rule": threshold_rule},
+            "operating_characteristics": plain(operating_characteristics),
+            "training": {**plain(training), "records": {use: len(set(seen.get(use, ()))) for use in SEEN_USES}},
+            "golden_tolerance": TOLERANCE,
+            "libraries": _libraries(),
+            "files": {file: sha256_of_file(building / file) for file in files},
+        }
+        facts["sha256"] = sha256_of(facts)
+        _write_durably(building / MANIFEST, encode_manifest(facts))
+        for file in files:
+            os.chmod(building / file, 0o644)
+        os.chmod(building, 0o755)
+        os.rename(building, target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return load_bundle(target)
+
+
+def _libraries() -> dict[str, str]:
+    """Return the versions of what computes scores."""
+    names = ("numpy", "safetensors", "scipy", "torch", "ecg-screening")
+    installed = {}
+    for name in names:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree
+            continue
+    return installed
+
+
+def _write_seen(path: Path, seen: Mapping[str, Sequence[str]]) -> None:
+    rows = sorted((use, sha256) for use, hashes in seen.items() for sha256 in set(hashes))
+    columns = {"use": [use for use, _ in rows], "sha256": [sha256 for _, sha256 in rows]}
+    schema = pa.schema([("use", pa.string()), ("sha256", pa.string())])
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", use_dictionary=["use"])
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
