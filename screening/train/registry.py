@@ -1,4 +1,4 @@
-"""The registry of model versions, kept by MLflow. The only module that knows MLflow; only the driver calls it.
+"""The registry of model versions, kept by MLflow. Only the driver calls it.
 
 A version is a bundle folder stored as it is, with its hash in a tag: MLflow's own model format pickles, ours does not,
 so nothing here calls ``log_model``. No version is champion by being registered: that alias is moved by ``promotion.py``
@@ -7,33 +7,23 @@ alone, which keeps the record of it.
 
 from __future__ import annotations
 
-import logging
-import math
-import os
 import re
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from screening.errors import UserError
 from screening.model.bundle import Bundle, load_bundle
 from screening.model.locate import keep
+from screening.train.tracking import RegistryError, connected, experiment_id, log_values, public, store_exists
 
-EXPERIMENT = "screening"
 CHAMPION = "champion"
 ARTIFACT = "bundle"  # folder of a run's artifacts
 
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
-_PARAMETERS_A_CALL, _METRICS_A_CALL, _PARAMETER_LENGTH = 100, 1000, 6000  # limits of MLflow's REST API
-
-
-class RegistryError(UserError):
-    """The registry cannot be reached, or does not hold what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +66,12 @@ def register(
     tags
         What the version was made from, e.g. ``catalog_id``; the bundle's own hashes are added.
     """
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         if any(known.tags.get("bundle_sha256") == bundle.sha256 for known in _stored(client, bundle.name)):
             return next(v for v in _versions(client, bundle.name) if v.bundle_sha256 == bundle.sha256)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment(EXPERIMENT, _artifact_location(tracking_uri))
-        )
-        run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
+        run = client.create_run(experiment_id(client, tracking_uri), run_name=run_name, tags=dict(tags))
         try:
-            _log(client, run, parameters, curves, figures)
+            log_values(client, run, parameters, curves, figures)
             client.log_artifacts(run.info.run_id, str(bundle.path), ARTIFACT)
             client.set_terminated(run.info.run_id, "FINISHED")
             if not client.search_registered_models(f"name = '{bundle.name}'"):
@@ -112,9 +96,9 @@ def register(
 
 def versions(tracking_uri: str, name: str | None = None) -> list[ModelVersion]:
     """Return the registered versions of model ``name``, or of every model, newest first; empty without a store."""
-    if not _exists(tracking_uri):
+    if not store_exists(tracking_uri):
         return []
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         names = [name] if name else [model.name for model in _all_models(client)]
         return [version for each in sorted(names) for version in _versions(client, each)]
 
@@ -136,7 +120,7 @@ def find(name: str, version: int, *, tracking_uri: str, among: Sequence[ModelVer
 
 def champion(name: str, *, tracking_uri: str) -> int | None:
     """Return the version that the alias ``champion`` of a model means now, None where it means none."""
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         return _champion(client, name)
 
 
@@ -145,7 +129,7 @@ def move_champion(name: str, version: int, *, expected: int | None, tracking_uri
 
     MLflow cannot compare and set in one step: of two that move within the same milliseconds the later wins.
     """
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         now = _champion(client, name)
         if now != expected:
             raise RegistryError(
@@ -157,13 +141,13 @@ def move_champion(name: str, version: int, *, expected: int | None, tracking_uri
 
 def attach(version: ModelVersion, path: str, text: str, *, tracking_uri: str) -> None:
     """Keep a text as artifact ``path`` of a version's run."""
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         client.log_text(version.run_id, text, path)
 
 
 def read_attached(version: ModelVersion, path: str, *, tracking_uri: str) -> str:
     """Return the text that ``attach`` kept."""
-    with _mlflow(tracking_uri), tempfile.TemporaryDirectory(prefix="screening.") as temporary:
+    with connected(tracking_uri), tempfile.TemporaryDirectory(prefix="screening.") as temporary:
         from mlflow.artifacts import download_artifacts
 
         uri = f"runs:/{version.run_id}/{path}"
@@ -172,7 +156,7 @@ def read_attached(version: ModelVersion, path: str, *, tracking_uri: str) -> str
 
 def tag(version: ModelVersion, key: str, value: str, *, tracking_uri: str) -> None:
     """Set a tag of a version."""
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
@@ -184,9 +168,9 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
     match = _REFERENCE.fullmatch(ref)
     if match is None:
         raise RegistryError(f"{ref} is no model reference; write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    if not _exists(tracking_uri):
+    if not store_exists(tracking_uri):
         raise RegistryError(f"{ref} cannot be found: no model was ever registered at {tracking_uri}.")
-    with _mlflow(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         version = _meant(client, ref, match, tracking_uri)
         sha256 = version.tags.get("bundle_sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
@@ -223,7 +207,7 @@ def _meant(client: Any, ref: str, match: re.Match[str], tracking_uri: str) -> An
 
 
 def _unknown(name: str, version: int | None, known: Sequence[int], tracking_uri: str) -> str:
-    where = f"the MLflow registry at {_public(tracking_uri)}"
+    where = f"the MLflow registry at {public(tracking_uri)}"
     if not known:
         return f"{where} has no model {name}; `screening models` lists those it has."
     return f"{where} has no version {version} of {name}; it has {', '.join(map(str, sorted(known)))}."
@@ -254,26 +238,6 @@ def _download(client: Any, version: Any, target: Path, tracking_uri: str) -> Non
                 f"bundle {bundle.sha256[:12]}; it was changed after it was registered, so use another version."
             )
         keep(bundle.path, target)
-
-
-def _log(
-    client: Any,
-    run: Any,
-    parameters: Mapping[str, Any],
-    curves: Sequence[Mapping[str, float]],
-    figures: Mapping[str, float],
-) -> None:
-    from mlflow.entities import Metric, Param
-
-    parameters_ = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in sorted(parameters.items())]
-    rows = [(key, value, int(row["epoch"])) for row in curves for key, value in row.items() if key != "epoch"]
-    rows += [(key, value, 0) for key, value in sorted(figures.items())]
-    at = run.info.start_time
-    metrics = [Metric(key, float(value), at, step) for key, value, step in rows if math.isfinite(value)]
-    for start in range(0, len(parameters_), _PARAMETERS_A_CALL):
-        client.log_batch(run.info.run_id, params=parameters_[start : start + _PARAMETERS_A_CALL])
-    for start in range(0, len(metrics), _METRICS_A_CALL):
-        client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
 
 
 def _all_models(client: Any) -> list[Any]:
@@ -318,72 +282,3 @@ def _versions(client: Any, name: str) -> list[ModelVersion]:
         )
         for each in found
     ]
-
-
-@contextmanager
-def _mlflow(tracking_uri: str) -> Iterator[Any]:
-    """Open a quiet client; what MLflow raises becomes one sentence."""
-    # Read by MLflow when it is imported or used; our own processes never load pickled models.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    with warnings.catch_warnings():
-        # MLflow 3.17 uses what SQLAlchemy 2.1 and pydantic deprecate; nothing a user could mend.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from requests import ConnectionError, RequestException, Timeout
-        from sqlalchemy.exc import SQLAlchemyError
-
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        _make_parent(tracking_uri)
-        try:
-            yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-        except (MlflowException, RequestException) as error:
-            first_line = str(error).splitlines()[0]
-            if isinstance(error, ConnectionError | Timeout) or "failed with exception" in first_line:
-                raise RegistryError(
-                    f"the MLflow registry at {_public(tracking_uri)} cannot be reached; see that its server runs and that "
-                    "--tracking-uri names it."
-                ) from None
-            raise RegistryError(f"the MLflow registry at {_public(tracking_uri)} answers: {first_line}") from None
-        except (ImportError, SQLAlchemyError) as error:
-            first_line = str(error).splitlines()[0]
-            raise RegistryError(
-                f"the MLflow registry at {_public(tracking_uri)} cannot be used: {first_line}."
-            ) from None
-
-
-def _database(tracking_uri: str) -> Path | None:
-    """Return the sqlite file of a tracking URI, None for a server."""
-    if not tracking_uri.startswith("sqlite:"):
-        return None
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not path.is_absolute():  # relative to the current folder, which workers and jobs change
-        raise RegistryError(f"{tracking_uri} is not absolute; write sqlite:////absolute/path/mlflow.db.")
-    return path
-
-
-def _exists(tracking_uri: str) -> bool:
-    database = _database(tracking_uri)
-    return database is None or database.exists()
-
-
-def _artifact_location(tracking_uri: str) -> str | None:
-    """Return where a store of our own keeps files, absolute; None lets a server decide."""
-    database = _database(tracking_uri)
-    return str(database.parent / "artifacts") if database else None
-
-
-def _make_parent(tracking_uri: str) -> None:
-    database = _database(tracking_uri)
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _public(tracking_uri: str) -> str:
-    """Return a URI without the password that it may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)

@@ -18,10 +18,10 @@ import pytest
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty sqlite store of MLflow. Read only."""
-    from screening.train.registry import _mlflow
+    from screening.train.tracking import connected
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with _mlflow(f"sqlite:///{path}") as client:
+    with connected(f"sqlite:///{path}") as client:
         client.search_experiments()
     return path
 

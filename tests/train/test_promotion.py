@@ -27,7 +27,8 @@ from screening.train.promotion import (
     promote,
     rollback,
 )
-from screening.train.registry import RegistryError, _mlflow, champion, register, resolve, versions
+from screening.train.registry import RegistryError, champion, register, resolve, versions
+from screening.train.tracking import connected
 from tests.bundles import make_bundle
 from tests.train.sets import training_set
 
@@ -218,7 +219,7 @@ def test_of_two_that_race_the_later_is_refused(life: Life, monkeypatch: pytest.M
 
     def meanwhile(*arguments: object, **options: object) -> None:
         attach(*arguments, **options)  # type: ignore[arg-type]
-        with _mlflow(life.uri) as client:
+        with connected(life.uri) as client:
             client.set_registered_model_alias("tiny", "champion", "1")
 
     monkeypatch.setattr(promotion, "attach", meanwhile)

@@ -13,7 +13,6 @@ from screening.model.bundle import MANIFEST, Bundle, BundleError, load_bundle
 from screening.model.locate import resolve_model
 from screening.train.registry import (
     RegistryError,
-    _mlflow,
     champion,
     find,
     move_champion,
@@ -21,6 +20,7 @@ from screening.train.registry import (
     resolve,
     versions,
 )
+from screening.train.tracking import connected, log_report
 from tests.bundles import make_bundle
 
 CURVES = [{"epoch": 0, "loss": 1.0, "tune_auroc": 0.7}, {"epoch": 1, "loss": 0.5, "tune_auroc": 0.9}]
@@ -54,7 +54,7 @@ def test_versions_aliases_and_what_was_logged(bundles: tuple[Bundle, Bundle], ml
     assert first.tags["catalog_id"] == "abc"
     assert first.figures["auroc"] == 0.91
     assert "auroc_low" not in first.figures  # NaN is no figure
-    with _mlflow(mlflow_uri) as client:
+    with connected(mlflow_uri) as client:
         run = client.get_run(first.run_id)
         assert run.info.status == "FINISHED"
         assert (run.data.params["fit.epochs"], len(run.data.params)) == ("2", 121)
@@ -99,7 +99,7 @@ def test_a_failed_registration_leaves_no_version(
         patch.setattr(MlflowClient, "set_terminated", half)
         with pytest.raises(OSError, match="disk full"):
             add(bundles[0], mlflow_uri)
-    with _mlflow(mlflow_uri) as client:
+    with connected(mlflow_uri) as client:
         experiment = client.get_experiment_by_name("screening").experiment_id
         assert [run.info.status for run in client.search_runs([experiment])] == ["RUNNING", *["FAILED"] * 4]
     assert add(bundles[0], mlflow_uri) == 1
@@ -179,7 +179,7 @@ def test_changed_files_are_refused(bundles: tuple[Bundle, Bundle], mlflow_uri: s
 
 
 def test_versions_that_others_registered_are_refused(mlflow_uri: str, tmp_path: Path) -> None:
-    with _mlflow(mlflow_uri) as client:
+    with connected(mlflow_uri) as client:
         client.create_registered_model("foreign")
         client.create_model_version("foreign", source=str(tmp_path))
     with pytest.raises(RegistryError, match="has no tag bundle_sha256, so screening did not register it"):
@@ -212,6 +212,36 @@ def test_a_server_over_http_does_the_same(bundles: tuple[Bundle, Bundle], mlflow
     path = resolve("models:/tiny@champion", tracking_uri=mlflow_server, cache_folder=tmp_path / "cache")
     assert load_bundle(path).sha256 == bundles[0].sha256
     assert (path / MANIFEST).read_bytes() == (bundles[0].path / MANIFEST).read_bytes()
+
+
+def test_a_report_stays_with_the_run_it_ends_at(mlflow_server: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>one</p>")
+    (tmp_path / "flow.csv").write_text("a,b\n")
+    files = {"report.html": tmp_path / "report.html", "tables/flow.csv": tmp_path / "flow.csv"}
+
+    def log(prevalence: float, **parameters: str) -> str:
+        return log_report(
+            "run7",
+            files,
+            parameters=parameters,
+            figures={"prevalence": prevalence},
+            tags={"catalog_id": "abc"},
+            tracking_uri=mlflow_server,
+        )
+
+    run_id = log(0.1, index_rule="latest")
+    (tmp_path / "report.html").write_text("<p>two</p>")
+    assert log(0.2, index_rule="first") == run_id  # MLflow allows no second value of a parameter: not an error
+    with connected(mlflow_server) as client:
+        run = client.get_run(run_id)
+        assert (run.data.tags["screening_run_id"], run.data.tags["catalog_id"]) == ("run7", "abc")
+        assert run.data.params == {"index_rule": "latest"}
+        assert [m.value for m in client.get_metric_history(run_id, "prevalence")] == [0.1, 0.2]
+        assert {each.path for each in client.list_artifacts(run_id, "report")} == {
+            "report/report.html",
+            "report/tables",
+        }
+        assert Path(client.download_artifacts(run_id, "report/report.html", str(tmp_path))).read_text() == "<p>two</p>"
 
 
 def test_a_registry_that_is_down_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
