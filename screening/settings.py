@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +40,24 @@ class RunSettings(Settings):
     reject_limit: float = Field(0.2, ge=0, le=1, description="share of rejected records above which the exit code is 2")
     storage_attempts: int = Field(4, ge=1, le=20, description="tries of a read before its shard is left unfinished")
     unfinished_limit: int = Field(8, ge=1, description="shards left unfinished by storage errors before the run stops")
+
+
+class ReportSettings(Settings):
+    """Settings of ``screening report``."""
+
+    index_rule: Literal["latest", "first", "all"] = Field(
+        "latest", description="which ECG stands for a patient; all: every one, with intervals for patients"
+    )
+    since: date | None = Field(None, description="first day of the period; None: from the beginning")
+    until: date | None = Field(None, description="last day of the period; None: to the end")
+    smallest_count: int = Field(10, ge=1, le=1000, description="counts from 1 to this are hidden")
+    round_to: int = Field(5, ge=1, le=1000, description="shown counts are multiples of this")
+    exact: bool = Field(False, description="show every count as it is; such a report must not be shared")
+    most_places: int = Field(20, ge=1, le=200, description="sites, and devices, that are named; the rest are pooled")
+    draws: int = Field(4000, ge=500, le=100_000, description="joint draws behind intervals")
+    seed: int = Field(0, ge=0, description="of the draws")
+    worklist_plots: int = Field(50, ge=0, le=100_000, description="ECGs drawn in the worklist, highest scores first")
+    memory_mb: int = Field(1024, ge=256, description="what counting may hold in memory; more goes to a temporary disk")
 
 
 RESULT_KEYS = ("attribution", "donors", "donor_set")

@@ -9,7 +9,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -62,6 +62,11 @@ class Folder:
     def path(self, name: str) -> str:
         """Return the path of ``name`` as the file system spells it."""
         return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system, for libraries that read through one."""
+        return self._opened[0]
 
     def folder(self, name: str) -> Folder:
         """Return the folder ``name`` inside this one."""
@@ -151,6 +156,11 @@ class Folder:
         except FileNotFoundError:
             return []
         return sorted(PurePosixPath(p).name for p in found if not PurePosixPath(p).name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Remove file or folder ``name`` with all in it; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self._opened[0].rm(self.path(name), recursive=True)
 
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""

@@ -141,7 +141,7 @@ def _draw(
     """Draw the ECGs as recorded; one that cannot be read any more loses its plot."""
     from screening.archive.reader import ArchiveReader
     from screening.recording import Recording
-    from screening.train.figures import ecg_plot
+    from screening.report.ecg import ecg_plot
 
     wanted = {row["record_id"]: row for row in suspects}
     reader = ArchiveReader(catalog.root_url, storage_options)

@@ -145,6 +145,13 @@ def read_shard(run: Folder, shard: int, *, columns: list[str] | None = None) -> 
     return _read_group(run, "records", shard, columns)
 
 
+def read_shards(run: Folder, shards: range, *, columns: list[str] | None = None) -> pa.Table:
+    """Return several consecutive shards of one slice (``shards.start // SLICE`` is that of the last) in one table."""
+    number = shards.start // SLICE
+    with run.open(_slice_name("records", number)) as file:
+        return pq.ParquetFile(file).read_row_groups([shard - number * SLICE for shard in shards], columns=columns)
+
+
 def read_locations(run: Folder, shard: int) -> list[str]:
     """Return where, below the archive's root, the records of a shard lie, in the order of `read_shard`."""
     return [str(place) for place in _read_group(run, "locations", shard, ["location"])["location"].to_pylist()]

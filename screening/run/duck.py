@@ -1,0 +1,82 @@
+"""DuckDB over the files of a run: out of core, within a stated memory, on any fsspec file system."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from screening.storage import Folder
+
+MEMORY_MB = 1024
+_MB_A_THREAD = 256  # below, a thread's own buffers leave no room for the tables
+
+
+@contextmanager
+def database(*, memory_mb: int = MEMORY_MB) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database in a folder of its own under TMPDIR, which is removed with it.
+
+    It lies on disk, so that tables beyond ``memory_mb`` are compressed and spilled there; at 10^7 records that is about
+    2 GB.
+    """
+    with tempfile.TemporaryDirectory(prefix="screening-") as scratch:
+        config = {
+            "memory_limit": f"{memory_mb}MB",
+            "temp_directory": f"{scratch}/spill",
+            "threads": str(max(1, min(os.cpu_count() or 1, memory_mb // _MB_A_THREAD))),
+            "autoinstall_known_extensions": "false",  # nothing is fetched from elsewhere
+            "autoload_known_extensions": "false",
+        }
+        connection = duckdb.connect(f"{scratch}/tables.duckdb", config=config)
+        try:
+            connection.execute("SET enable_progress_bar = false")
+            connection.execute("SET checkpoint_threshold = '16GB'")  # it is thrown away: no journal to fold in
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def streamed(
+    connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[None]:
+    """Let ``name`` stand for ``batches`` in one statement; what they raise comes out as it is."""
+    raised: list[Exception] = []
+
+    def noted() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    connection.register(name, pa.RecordBatchReader.from_batches(schema, noted()))
+    try:
+        yield
+    except duckdb.Error:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        connection.unregister(name)
+
+
+def literal(path: str) -> str:
+    """Return the pattern that only ``path`` fits: what DuckDB reads by name may hold wildcards."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+
+
+def path_namer(connection: duckdb.DuckDBPyConnection, folder: Folder) -> Callable[[str], str]:
+    """Return how DuckDB names a file in ``folder``; on remote file systems it reads through fsspec from now on."""
+    if folder.is_local:
+        return lambda name: str(Path(folder.path(name)).absolute())
+    fs = folder.filesystem
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    if not connection.filesystem_is_registered(protocol):
+        connection.register_filesystem(fs)
+    return lambda name: f"{protocol}://{folder.path(name)}"
