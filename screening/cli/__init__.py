@@ -16,13 +16,16 @@ from screening.errors import UserError
 EXIT_DONE, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3
 
 COMMANDS = {
-    "demo": "Simulate an archive, screen it and show the results.",
+    "demo": "Simulate an archive, screen it, read a sample of it and report the prevalence.",
     "simulate": "Write an archive of simulated 12-lead ECGs with known infarctions.",
     "catalog": "Scan an archive into a catalog: which records, whose, when, with which labels.",
     "run": "Screen every record of a catalog; resumes where it stopped.",
     "status": "Show how far a run is and what came out of it.",
     "failures": "Show which records were rejected, and why.",
     "verify": "Compare a run's files with its manifest and its plan.",
+    "report": "Write the prevalence report, and the private worklist of flagged patients.",
+    "explain": "Show one record: its score, its leads and its ECG.",
+    "validate": "Measure sensitivity and specificity here, by readers of a sample.",
     "train": "Train MSAIC-Net on a labelled catalog and register the bundle.",
     "study": "Compare MSAIC-Net with its parts left out and with its peers.",
     "evaluate": "Measure a model on labelled records it has not seen.",

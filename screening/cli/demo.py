@@ -7,12 +7,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from screening.cli import EXIT_DONE
 from screening.contract import LEADS, NOTICE
+
+if TYPE_CHECKING:
+    from screening.storage import Folder
+
+READINGS = 300
 
 
 @click.command("demo")
@@ -27,7 +32,7 @@ from screening.contract import LEADS, NOTICE
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the simulation.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came out as JSON.")
 def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
-    """Simulate an archive, screen it and show the results.
+    """Simulate an archive, screen it, have a sample read by the simulator, and report the prevalence.
 
     \b
     screening demo
@@ -42,7 +47,7 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
     from screening.storage import Folder
 
     begun = time.monotonic()
-    archive, catalog, runs = dest / f"archive-{records}-{seed}", dest / f"catalog-{records}-{seed}", dest / "runs"
+    archive, catalog, runs = (dest / f"{what}-{records}-{seed}" for what in ("archive", "catalog", "runs"))
     with RunProgress(quiet=as_json) as progress:
         progress.stage(f"simulating {records:,} ECGs, one in ten with an infarction, in {archive}")
         if not (archive / METADATA_FILE).exists():  # written last
@@ -52,9 +57,11 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
         outcome = screen(
             str(catalog), str(runs), model_path=str(PRETRAINED), on_stage=progress.stage, on_progress=progress.update
         )
-    if not outcome.published:
-        raise click.ClickException("the demo's run was not finished; start it again")
-    found = _found(Folder(outcome.url), str(catalog))
+        if not outcome.published:
+            raise click.ClickException("the demo's run was not finished; start it again")
+        found = _found(Folder(outcome.url), str(catalog))
+        progress.stage(f"reading a sample of {READINGS} ECGs, as a cardiologist would, and writing the report")
+        found["report"] = _report(Folder(str(runs)).absolute(), str(catalog), dest / "report", seed)
     seconds = time.monotonic() - begun
     if as_json:
         click.echo(
@@ -65,17 +72,78 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
     return EXIT_DONE
 
 
-def _found(run: Any, catalog: str) -> dict[str, Any]:
-    """Compare the scores with what the simulator knows."""
-    import numpy as np
+def _report(runs: Folder, catalog: str, out: Path, seed: int) -> dict[str, Any]:
+    """Let the simulator read a drawn sample, and report; the truth is used for nothing else."""
+    from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
-    from screening.run.read import iter_results
-    from screening.train.evaluate import Scored, evaluate
+    from screening.report.assemble import make_report
+    from screening.report.candidates import candidates
+    from screening.report.document import Estimate
+    from screening.report.readings import INFARCT, NONE, by_stratum
+    from screening.report.render import write_report
+    from screening.report.sampling import draw
+    from screening.report.standardise import load_reference_population
+    from screening.report.validation import Validation, store_validation
+    from screening.run.bundles import fetch_bundle
+    from screening.settings import ReportSettings
+
+    opened, today = open_catalog(catalog), datetime.now(UTC).date()
+    truth = _truth(catalog)
+    found = candidates(runs, opened, index_rule="latest", today=today)
+    drawn = draw(found.ecgs["log_odds"].to_numpy(), found.ecgs["flagged"].to_numpy(), readings=READINGS, seed=seed)
+    ids = found.ecgs["record_id"].to_pylist()
+    read = {
+        sheet: INFARCT if truth[ids[row]] == "MI" else NONE for sheet, row in enumerate(drawn.row.tolist(), start=1)
+    }
+    bundle = fetch_bundle(runs, found.bundle_sha256)
+    store_validation(
+        runs,
+        Validation(
+            date=today.isoformat(),
+            bundle_sha256=bundle.sha256,
+            model=f"{bundle.name} {bundle.version}",
+            threshold=bundle.threshold,
+            catalog_id=opened.catalog_id,
+            index_rule="latest",
+            reference="what the simulator knows",
+            readers=("the simulator",),
+            strata=by_stratum(drawn.strata, drawn.stratum.tolist(), read),
+        ),
+    )
+    settings = ReportSettings()  # type: ignore[call-arg]
+    report = make_report(found.current, opened, settings=settings, population=load_reference_population(), today=today)
+    paths = write_report(report.document, out)
+    estimators = {
+        one.key: [one.cell.value, one.cell.low, one.cell.high]
+        for one in report.findings.estimators
+        if isinstance(one.cell, Estimate)
+    }
+    return {
+        "html": paths["html"],
+        "readings": len(read),
+        "known_prevalence": sum(truth[record] == "MI" for record in ids) / len(ids),
+        "estimates": estimators,
+    }
+
+
+def _truth(catalog: str) -> dict[str, str]:
+    from screening.archive.catalog import open_catalog
 
     truth: dict[str, str] = {}
     for batch in open_catalog(catalog).iter_batches(["record_id", "label"]):
         truth |= dict(zip(batch["record_id"].to_pylist(), batch["label"].to_pylist(), strict=True))
+    return truth
+
+
+def _found(run: Any, catalog: str) -> dict[str, Any]:
+    """Compare the scores with what the simulator knows."""
+    import numpy as np
+
+    from screening.run.read import iter_results
+    from screening.train.evaluate import Scored, evaluate
+
+    truth = _truth(catalog)
     wanted = ["record_id", "patient_key", "logit", "flagged", "probability", *(f"importance_{lead}" for lead in LEADS)]
     rows = [row for table in iter_results(run, columns=wanted) for row in table.to_pylist() if row["logit"] is not None]
     label = np.array([truth[row["record_id"]] for row in rows])
@@ -133,6 +201,24 @@ def _text(url: str, counts: dict[str, Any], found: dict[str, Any], seconds: floa
         "",
         f"Results: {url}/results/*.parquet  (counts and hashes in manifest.json)",
         f"Read them: {python} -c \"import pandas; print(pandas.read_parquet('{url}/results'))\"",
+        "",
+        f"Prevalence among the patients, which the simulator knows to be {found['report']['known_prevalence']:.1%}:",
+        *_estimates(found["report"]),
+        "",
+        f"Report: {found['report']['html']}",
         NOTICE,
     ]
     return "\n".join(lines)
+
+
+def _estimates(report: dict[str, Any]) -> list[str]:
+    named = {
+        "apparent": "share flagged, uncorrected",
+        "own": "corrected with the model's own counts, from real ECGs, which do not hold here",
+        "prevalence": f"corrected by {report['readings']} readings of these ECGs",
+    }
+    return [
+        f"  {100 * of[0]:5.1f}% ({100 * of[1]:.1f}-{100 * of[2]:.1f})  {words}"
+        for key, words in named.items()
+        if (of := report["estimates"].get(key)) is not None
+    ]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from screening.cli import EXIT_DONE
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from screening.archive.catalog import Catalog
+    from screening.report.assemble import Report
+    from screening.run.current import Current
+    from screening.settings import ReportSettings
+    from screening.storage import Folder
 
 
 @click.command("report")
@@ -62,3 +72,123 @@ def command(
     screening report --runs runs --catalog catalog --out report
     screening report --runs s3://bucket/runs --catalog s3://bucket/catalog --out report --since 2020-01-01
     """
+    from datetime import UTC, datetime
+
+    from screening.archive.catalog import open_catalog
+    from screening.report.assemble import figures_for_machines, keep_release, make_report
+    from screening.report.render import write_report
+    from screening.report.standardise import load_reference_population
+    from screening.run.current import refresh
+    from screening.settings import ReportSettings, load_settings
+    from screening.storage import Folder
+
+    settings = load_settings(ReportSettings, config, overrides)
+    population = load_reference_population(reference_population)
+    opened = open_catalog(catalog, storage_options=storage_options)
+    folder, place = Folder(runs, storage_options).absolute(), Folder(out, storage_options).absolute()
+
+    def stage(what: str) -> None:
+        if not as_json:
+            click.echo(f"{what} ...", err=True)
+
+    stage("indexing published runs")
+    current = refresh(folder, memory_mb=settings.memory_mb)
+    stage(f"counting {opened.records:,} records")
+    today = datetime.now(UTC).date()
+    report = make_report(current, opened, settings=settings, population=population, today=today)
+    paths = write_report(report.document, place)
+    keep_release(folder, report)
+    listed = None
+    if worklist:
+        stage("writing the worklist")
+        listed = _worklist(current, opened, place, settings, storage_options, today)
+    figures = figures_for_machines(report.findings)
+    logged = _log(report, place, paths, figures, tracking_uri or default_tracking_uri(state)) if mlflow else None
+    if as_json:
+        facts = {"report": paths, "worklist": listed, "mlflow_run": logged, "waits": report.released.waits, **figures}
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        click.echo(_text(report, paths, listed, logged))
+    return EXIT_DONE
+
+
+def _worklist(
+    current: Current,
+    catalog: Catalog,
+    place: Folder,
+    settings: ReportSettings,
+    storage_options: dict[str, Any],
+    today: date,
+) -> str:
+    """Write the worklist in a folder of its own, and return its first page."""
+    from screening.report.worklist import write_worklist
+
+    return write_worklist(
+        place.folder("private"),
+        current,
+        catalog,
+        today=today,
+        index_rule=settings.index_rule,
+        since=settings.since,
+        until=settings.until,
+        plots=settings.worklist_plots,
+        storage_options=storage_options,
+        memory_mb=settings.memory_mb,
+    ).html
+
+
+def _log(report: Report, place: Folder, paths: Mapping[str, str], figures: Mapping[str, Any], tracking_uri: str) -> str:
+    """Keep the report in MLflow with the newest run that it covers."""
+    import tempfile
+
+    from screening.train.tracking import log_report
+
+    findings = report.findings
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {}
+        for path in paths.values():
+            name = path.removeprefix(place.path("")).lstrip("/")
+            files[name] = Path(temporary) / name
+            files[name].parent.mkdir(exist_ok=True)
+            files[name].write_bytes(place.read(name))
+        return log_report(
+            findings.models[-1].run_ids[-1] if findings.models else "none",
+            files,
+            parameters={f"report.{key}": value for key, value in report.document.facts["settings"].items()},
+            figures=figures,
+            tags={
+                "catalog_id": findings.frame.catalog_id,
+                **{f"bundle.{i}": model.bundle_sha256 for i, model in enumerate(findings.models)},
+            },
+            tracking_uri=tracking_uri,
+        )
+
+
+def _text(report: Report, paths: Mapping[str, str], listed: str | None, logged: str | None) -> str:
+    """Return what a person reads at the end."""
+    from screening.report.document import HIDDEN, Remark
+    from screening.report.notation import written
+
+    findings = report.findings
+    lines = [
+        f"Patients with a scored ECG   {written(findings.total.patients if findings.total.patients is not None else HIDDEN, 'count')}",
+        f"Flagged                      {written(findings.total.apparent, 'share_interval')}",
+    ]
+    lines += [
+        f"{one.name:<28} {written(one.cell, 'share_interval')}"
+        + ("   <- the estimate" if one is findings.headline else "")
+        for one in findings.estimators[1:]
+    ]
+    lines += [f"Age-standardised             {written(findings.standardised.adjusted, 'share_interval')}"]
+    remarks = [
+        block.text
+        for block in report.document.sections[0].blocks
+        if isinstance(block, Remark) and block.level == "warning"
+    ]
+    lines += ["", *remarks, ""] if remarks else [""]
+    lines.append(f"Report: {paths['html']}  (also report.json and tables/*.csv)")
+    if listed is not None:
+        lines.append(f"Worklist, for your eyes only: {listed}")
+    if logged is not None:
+        lines.append(f"Kept in MLflow: run {logged}")
+    return "\n".join(lines)

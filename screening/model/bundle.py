@@ -8,6 +8,7 @@
     seen.parquet        SHA-256 of every record it was trained, tuned or calibrated on
     card.md             the model card, and the pictures (.png) that it shows
     out_of_fold.parquet predictions of nested cross-validation, where it was run
+    reference.json      what its own population looked like, for comparison; not in bundles of schema 1 and 2
 
 The content hash of ``bundle.json`` names the bundle: it covers every file, so two bundles with one hash are one bundle.
 """
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from screening.model.calibration import PlattCalibrator
     from screening.model.classifier import Classifier, NetworkConfig
     from screening.model.out_of_fold import OutOfFold
+    from screening.model.reference import Reference
     from screening.signal.preprocess import Preprocessing
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)  # 2 added the optional files
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)  # 2 added the optional files, 3 the reference
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"
 """The bundle that ships with the package."""
 
@@ -49,7 +51,7 @@ MANIFEST, WEIGHTS, GOLDEN, SEEN, CARD = (
     "card.md",
 )
 FILES = (WEIGHTS, GOLDEN, SEEN, CARD)
-OUT_OF_FOLD = "out_of_fold.parquet"  # not in every bundle
+OUT_OF_FOLD, REFERENCE = "out_of_fold.parquet", "reference.json"  # not in every bundle
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "input_mV": 1e-4}
 """Largest difference that is still rounding: of a golden logit by the network's dtype (float32 leaves room for another
 machine's kernels), and of a preprocessed sample."""
@@ -149,6 +151,25 @@ class Bundle:
         from screening.model.out_of_fold import read_out_of_fold
 
         return read_out_of_fold(self.path / OUT_OF_FOLD) if OUT_OF_FOLD in self.files else None
+
+    def reference(self) -> Reference | None:
+        """Return what its own population looked like; None where it does not say.
+
+        Raises
+        ------
+        BundleError
+            The reference is of another version of the program.
+        """
+        from screening.model.reference import read_reference
+
+        if REFERENCE not in self.files:
+            return None
+        try:
+            return read_reference(self.path / REFERENCE)
+        except ValueError as error:
+            raise BundleError(
+                f"{self.path / REFERENCE} is not understood ({error}); install the version of screening that made the bundle."
+            ) from None
 
     def seen(self) -> dict[str, frozenset[str]]:
         """Return the SHA-256 of the records the bundle was made from, by use (trained, tuned, calibrated)."""
@@ -256,7 +277,7 @@ def decode_manifest(encoded: bytes, where: str) -> dict[str, Any]:
 
 
 def _may_hold(file: str) -> bool:
-    return file in (*FILES, OUT_OF_FOLD) or PICTURE.fullmatch(file) is not None
+    return file in (*FILES, OUT_OF_FOLD, REFERENCE) or PICTURE.fullmatch(file) is not None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from screening.model.bundle import (
     NAME,
     OUT_OF_FOLD,
     PICTURE,
+    REFERENCE,
     SCHEMA_VERSION,
     SEEN,
     SEEN_USES,
@@ -42,6 +43,7 @@ from screening.model.bundle import (
 from screening.model.calibration import PlattCalibrator
 from screening.model.classifier import Classifier
 from screening.model.out_of_fold import OutOfFold, write_out_of_fold
+from screening.model.reference import Reference, write_reference
 from screening.signal.preprocess import Preprocessing
 
 
@@ -63,6 +65,7 @@ def save_bundle(
     golden_signals: np.ndarray | None = None,
     golden_rate_hz: float | None = None,
     out_of_fold: OutOfFold | None = None,
+    reference: Reference | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all: it appears under its name only when every file is there.
@@ -87,6 +90,8 @@ def save_bundle(
         The simulated ECGs themselves, float32 (b, 12, n) in mV, so that preprocessing can be checked too.
     out_of_fold
         Predictions of its nested cross-validation.
+    reference
+        What its own population looked like.
     pictures
         File name (NAME.png) -> PNG that the card shows.
 
@@ -128,6 +133,8 @@ def save_bundle(
             (building / picture).write_bytes(png)
         if out_of_fold is not None:
             write_out_of_fold(out_of_fold, building / OUT_OF_FOLD)
+        if reference is not None:
+            write_reference(reference, building / REFERENCE)
         files = sorted(path.name for path in building.iterdir())
 
         contract = input_contract(plain(preprocessing))

@@ -95,19 +95,17 @@ def band_of(band: str, groups: Iterable[str]) -> str | None:
 
     None where no group holds the whole band.
     """
-    low, high = _ages(band)
+    ages = _ages(band)
     for group in groups:
-        least, most = _ages(group)
-        if least <= low and high <= most:
+        of_group = _ages(group)
+        if ages is not None and of_group is not None and of_group[0] <= ages[0] and ages[1] <= of_group[1]:
             return group
     return None
 
 
-def _ages(band: str) -> tuple[float, float]:
+def _ages(band: str) -> tuple[float, float] | None:
     numbers = [float(number) for number in re.findall(r"\d+", band)]
-    if not numbers:
-        return math.inf, -math.inf
-    return numbers[0], numbers[1] if len(numbers) > 1 else math.inf
+    return (numbers[0], numbers[1] if len(numbers) > 1 else math.inf) if numbers else None
 
 
 def pooled(

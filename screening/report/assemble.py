@@ -27,12 +27,13 @@ from screening.report.findings import Findings, Frame, ModelFacts
 from screening.report.population import tally
 from screening.report.protected import Released
 from screening.report.validation import accuracy, load_validations
-from screening.report.sections.drift import drift_section
+from screening.report.sections.drift import drift as drift_section
 from screening.report.sections.explanation import explanation
 from screening.report.sections.meaning import meaning
 from screening.report.sections.methods import methods
 from screening.report.sections.model import model
-from screening.report.sections.population import flow, population
+from screening.report.sections.population import flow
+from screening.report.sections.population import population as population_section
 from screening.report.sections.prevalence import prevalence, summary
 from screening.report.sections.strata import strata, trend
 from screening.report.sections.validation import validation
@@ -63,7 +64,7 @@ def make_report(
     catalog: Catalog,
     *,
     settings: ReportSettings,
-    population_: ReferencePopulation,
+    population: ReferencePopulation,
     today: date,
 ) -> Report:
     """Count, protect, estimate and write up everything that was screened of a catalog.
@@ -72,7 +73,7 @@ def make_report(
     ----------
     current
         The index of all published runs.
-    population_
+    population
         That prevalence is standardised to.
     today
         The day on which the report is made.
@@ -83,9 +84,11 @@ def make_report(
         Results, catalog or models cannot be read, or the last release cannot.
     """
     runs = current.runs
-    bundles = {sha: fetch_bundle(runs, sha) for sha in dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed)}
+    bundles = {
+        sha: fetch_bundle(runs, sha) for sha in dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed)
+    }
     references = {sha: bundle.reference() for sha, bundle in bundles.items()}
-    age_edges = population_.bands()
+    age_edges = population.bands()
     tallies = tally(
         current,
         catalog,
@@ -107,13 +110,15 @@ def make_report(
     name = f"{RELEASES}/{_release_key(catalog, settings, age_edges)}.json"
     released = protect_all(tallies, disclosure, previous=None if settings.exact else _last(runs, name))
     frame = _frame(current, catalog, settings, tallies, released, today)
-    models = [_model(i, one.bundle_sha256, tallies, released, bundles, runs, settings) for i, one in enumerate(tallies.models)]
+    models = [
+        _model(i, one.bundle_sha256, tallies, released, bundles, runs, settings) for i, one in enumerate(tallies.models)
+    ]
     findings = find(
         Inputs(
             released=released,
             models=models,
             frame=frame,
-            population=population_,
+            population=population,
             age_edges=age_edges,
             design_effect=max(1.0, tallies.clustering.get("all", 1.0)),
             draws=settings.draws,
@@ -130,7 +135,9 @@ def keep_release(runs: Folder, report: Report) -> None:
 
 
 def _release_key(catalog: Catalog, settings: ReportSettings, age_edges: Sequence[int]) -> str:
-    chosen = settings.model_dump(mode="json", include={"index_rule", "since", "until", "smallest_count", "round_to", "most_places"})
+    chosen = settings.model_dump(
+        mode="json", include={"index_rule", "since", "until", "smallest_count", "round_to", "most_places"}
+    )
     return sha256_of([catalog.root_url, catalog.patient_key_id, chosen, list(age_edges)])[:16]
 
 
@@ -150,7 +157,7 @@ def _frame(
     current: Current, catalog: Catalog, settings: ReportSettings, tallies: Tallies, released: Released, today: date
 ) -> Frame:
     return Frame(
-        archive=catalog.root_url,
+        archive=_archive_name(catalog.root_url),
         catalog_id=catalog.catalog_id,
         label_rule=catalog.label_rule.name,
         index_rule=settings.index_rule,
@@ -174,6 +181,11 @@ def _frame(
     )
 
 
+def _archive_name(url: str) -> str:
+    """Return the URL of an archive, of a local one its last folder: paths tell of people and machines."""
+    return url.rstrip("/").rsplit("/", 1)[-1] if url.startswith("file://") else url
+
+
 def _model(
     number: int,
     sha256: str,
@@ -187,7 +199,9 @@ def _model(
     validations = [one for one in load_validations(runs, sha256) if one.index_rule == settings.index_rule]
     last = validations[-1] if validations else None
     table = released.patients["all"]
-    counts = [table.shown(table.rows[0], f"{what} {number}") if table.rows else None for what in ("flagged", "unflagged")]
+    counts = [
+        table.shown(table.rows[0], f"{what} {number}") if table.rows else None for what in ("flagged", "unflagged")
+    ]
     return ModelFacts(
         name=used.name,
         version=used.version,
@@ -236,7 +250,7 @@ def _document(findings: Findings, released: Released, settings: ReportSettings) 
         },
         sections=[
             summary(findings, waits),
-            population(findings),
+            population_section(findings),
             flow(released),
             model(findings),
             prevalence(findings),
@@ -266,5 +280,3 @@ def figures_for_machines(findings: Findings) -> dict[str, Any]:
     if findings.total.patients is not None:
         found["patients"] = findings.total.patients
     return found
-
-

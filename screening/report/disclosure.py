@@ -9,10 +9,10 @@ How
     All tables of a report are one system of sums (`sums.py`): totals of every dimension are the cells of table "all", months
     are parts of years, age by sex is part of both, rejected records are the sum of reasons. An intruder is granted every
     shown count *exactly*, more than rounding leaves, and that a hidden count is at least 1 where zeros are shown. For every
-    small count there must be possible tables, in whole numbers, in which it is 1 and in which it is above the threshold, so
-    that not even its being small is known (`suppression.py` finds these tables, and so audits what it hides). Where hiding
-    cells does not reach this, or most cells are small, the table is given up and has no rows. What is shown is then rounded,
-    never to a number from 1 to the threshold, each count by itself: shown parts need not add up to shown totals exactly.
+    small count there must be possible tables, in whole numbers, in which it is 1 and in which it is the threshold, so that
+    no part of that range is ruled out (`suppression.py` finds these tables, and so audits what it hides). Where hiding cells
+    does not reach this, or most cells are small, the table is given up and has no rows. What is shown is then rounded, never
+    to a number from 1 to the threshold, each count by itself: shown parts need not add up to shown totals exactly.
 Two nights
     A night's report is held against what was released before (`Released.private`, true counts: a file of mode 0600). While not
     more than `threshold` patients are new, or while protecting the differences would hide figures of all patients or more
@@ -165,7 +165,7 @@ def _ask(system: System, figures: Figures, state: Suppression, threshold: int, p
     small = (values >= 1) & (values <= threshold) & np.array(system.sensitive, dtype=bool)
     asked = _Asked(
         low=np.where(small, 1, values),
-        high=np.where(small, threshold + 1, values),
+        high=np.where(small, threshold, values),
         was_low=values.copy(),
         was_high=values.copy(),
         grown=np.zeros_like(values),

@@ -128,7 +128,9 @@ class Document:
     title: str
     subtitle: str
     notice: str
-    facts: Mapping[str, Any]  # JSON values for machines: model, frame, settings, versions; nothing about single patients
+    facts: Mapping[
+        str, Any
+    ]  # JSON values for machines: model, frame, settings, versions; nothing about single patients
     sections: Sequence[Section] = field(default_factory=tuple)
 
     def blocks(self, kind: type) -> Iterator[Any]:

@@ -1,27 +1,17 @@
-"""An ECG on paper: 12 leads and a rhythm strip at 25 mm/s and 10 mm/mV, with the importance of each lead, as SVG or PNG.
-
-The page is laid out once, in millimetres, and then painted in either form; so both show the same. Coordinates run right and
-down from the upper left corner.
-"""
+"""An ECG on paper: 12 leads and a rhythm strip at 25 mm/s and 10 mm/mV, with the importance of each lead, as SVG or PNG."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from screening.contract import LEADS, N_LEADS, NOTICE
 from screening.report.notation import clean, figure
+from screening.report.paper import INK, Box, Lines, Mark, Words, to_png, to_svg
 from screening.report.svg import wrapped
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 PAGE_S = 10.0
@@ -39,51 +29,16 @@ _PANEL_MM = (122.0, 36.0)  # of the importance
 _REACH_MM = 30.0
 """A trace is cut, and says so, where it is further than this from its middle."""
 _LEAST_MM = 11.0  # that a row has above and below its middle
-_STEP_MM = 0.01
-"""Coordinates of a trace are multiples of this."""
+_FINEST_MM = 0.2  # less than the width of a trace: what moves up and down within it is one stroke
 _SLACK_MM = 0.04
 """A line between two samples may miss those between them by this: 4 uV, a seventh of the trace's width."""
-_DPI = 150
 
-_INK, _QUIET, _FINE, _COARSE = "#1a1a1a", "#5f5f5f", "#f6d5d5", "#e8a3a3"
+_QUIET, _FINE, _COARSE = "#5f5f5f", "#f6d5d5", "#e8a3a3"
 FOR, AGAINST = "#b4460f", "#1f4e8c"
 """Of importance: speaks for infarction, speaks against it. Apart for the colour-blind, and by direction as well."""
 _TINT = (255, 217, 150)  # behind the lead that speaks most for infarction
-_SVG_FONT = "Arial, Helvetica, sans-serif"
-_PT_PER_MM = 72 / 25.4
 _WIDER, _BOLD = 1.17, 1.3
 """How much wider than Arial, by which texts are measured, the face of the PNG is."""
-
-
-@dataclass(frozen=True)
-class _Lines:
-    pieces: Sequence[np.ndarray]  # each (n, 2), mm
-    colour: str
-    width: float
-
-
-@dataclass(frozen=True)
-class _Box:
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: str
-
-
-@dataclass(frozen=True)
-class _Words:
-    x: float
-    y: float  # of the baseline
-    text: str
-    size: float = 3.2
-    colour: str = _INK
-    bold: bool = False
-    anchor: Literal["start", "middle", "end"] = "start"
-    halo: bool = False
-
-
-_Mark = _Lines | _Box | _Words
 
 
 def ecg_plot(
@@ -120,7 +75,7 @@ def ecg_plot(
     if signal.ndim != 2 or len(signal) != N_LEADS:
         raise ValueError(f"an ECG has the shape (12, samples), not {signal.shape}")
     weights = None if importance is None else np.nan_to_num(np.asarray(importance, np.float64).reshape(N_LEADS))
-    page: list[_Mark] = []
+    page: list[Mark] = []
     top = _draw_head(page, head, with_panel=weights is not None)
     if weights is not None:
         _draw_panel(page, weights, importance_se)
@@ -128,24 +83,28 @@ def ecg_plot(
     drawn = _middle(signal, rate_hz)
     _draw_leads(page, drawn, rate_hz, top, weights)
     _draw_foot(page, drawn.shape[1] / rate_hz, signal.shape[1] / rate_hz, height)
-    return _svg(page, height, head[0] if head else "") if form == "svg" else _png(page, height)
+    if form == "png":
+        return to_png(page, WIDTH_MM, height)
+    return to_svg(
+        page, WIDTH_MM, height, f"12-lead ECG, 25 mm/s, 10 mm/mV. {clean(head[0][:400]) if head else ''}".strip()
+    )
 
 
 # --- Layout ----------------------------------------------------------------------------------------------------------
 
 
-def _draw_head(page: list[_Mark], head: Sequence[str], *, with_panel: bool) -> float:
+def _draw_head(page: list[Mark], head: Sequence[str], *, with_panel: bool) -> float:
     """Write the lines and return where the grid begins."""
     room = WIDTH_MM - 2 * _BORDER_MM - (_PANEL_MM[0] + 4 if with_panel else 0)
     y = _BORDER_MM + 3
     for at, line in enumerate(head):
         for part in wrapped(clean(line[:400]), room / (_BOLD if at == 0 else _WIDER), 3.2, lines=2):
-            page.append(_Words(_BORDER_MM, y, part, 3.2, bold=at == 0))
+            page.append(Words(_BORDER_MM, y, part, 3.2, bold=at == 0))
             y += _LINE_MM
     return max(y - 1, _BORDER_MM + _PANEL_MM[1] if with_panel else 0.0)
 
 
-def _draw_leads(page: list[_Mark], drawn: np.ndarray, rate_hz: float, top: float, weights: np.ndarray | None) -> None:
+def _draw_leads(page: list[Mark], drawn: np.ndarray, rate_hz: float, top: float, weights: np.ndarray | None) -> None:
     samples = drawn.shape[1]
     length = min(samples, round(COLUMN_S * rate_hz))
     rows: list[list[tuple[str, int, int, float]]] = []  # lead, first and last sample, x
@@ -165,21 +124,21 @@ def _draw_leads(page: list[_Mark], drawn: np.ndarray, rate_hz: float, top: float
                 share = max(0.0, float(weights[LEADS.index(lead)] / weights.max()))
                 if share > 0.02:
                     box = (x, edges[at], COLUMN_S * MM_PER_S, edges[at + 1] - edges[at])
-                    page.append(_Box(*box, fill=_mixed(_TINT, share)))
+                    page.append(Box(*box, fill=_mixed(_TINT, share)))
     _draw_grid(page, top)
-    marks: list[_Mark] = []
+    marks: list[Mark] = []
     for at, (row, middle) in enumerate(zip(rows, middles, strict=True)):
         _draw_pulse(page, middle)
         for lead, start, stop, x in row:
             if x > _BORDER_MM + _PULSE_MM:
-                page.append(_Lines([np.array([[x, middle - 3], [x, middle + 3]])], _INK, 0.2))
+                page.append(Lines([np.array([[x, middle - 3], [x, middle + 3]])], INK, 0.2))
             trace = drawn[LEADS.index(lead), start:stop]
-            page.append(_Words(x + 1, edges[at] + 4.5, lead, 3.6, bold=True, halo=True))
+            page.append(Words(x + 1, edges[at] + 4.5, lead, 3.6, bold=True, halo=True))
             if weights is not None and at < len(_PAPER):
                 said = figure(float(weights[LEADS.index(lead)]), 2, signed=True)
-                page.append(_Words(x + 10, edges[at] + 4.5, said, 2.8, _QUIET, halo=True))
+                page.append(Words(x + 10, edges[at] + 4.5, said, 2.8, _QUIET, halo=True))
             if not np.isfinite(trace).any():
-                page.append(_Words(x + 4, middle - 2, "no samples", 3.0, _QUIET, halo=True))
+                page.append(Words(x + 4, middle - 2, "no samples", 3.0, _QUIET, halo=True))
             bounds = (max(middle - _REACH_MM, top), min(middle + _REACH_MM, top + _GRID_MM[1]))
             marks += _draw_trace(page, trace, rate_hz, x, middle, bounds)
     page += marks  # over whatever trace runs there
@@ -199,32 +158,32 @@ def _rows(traces: Sequence[np.ndarray], top: float) -> tuple[list[float], list[f
     return (edges[:-1] + room[:, 0]).tolist(), edges.tolist()
 
 
-def _draw_grid(page: list[_Mark], top: float) -> None:
+def _draw_grid(page: list[Mark], top: float) -> None:
     right, bottom = _BORDER_MM + _GRID_MM[0], top + _GRID_MM[1]
     for step, colour, width in ((1, _FINE, 0.1), (5, _COARSE, 0.18)):
         xs = np.arange(0, _GRID_MM[0] + 0.5, step) + _BORDER_MM
         ys = np.arange(0, _GRID_MM[1] + 0.5, step) + top
         lines = [np.array([[x, top], [x, bottom]]) for x in xs] + [np.array([[_BORDER_MM, y], [right, y]]) for y in ys]
-        page.append(_Lines(lines, colour, width))
+        page.append(Lines(lines, colour, width))
 
 
-def _draw_pulse(page: list[_Mark], middle: float) -> None:
+def _draw_pulse(page: list[Mark], middle: float) -> None:
     """Draw the calibration pulse: 1 mV for 0.2 s."""
     x = _BORDER_MM + np.array([1, 2.5, 2.5, 7.5, 7.5, 9])
-    page.append(_Lines([np.column_stack([x, middle - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MV])], _INK, 0.28))
+    page.append(Lines([np.column_stack([x, middle - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MV])], INK, 0.28))
 
 
 def _draw_trace(
-    page: list[_Mark], trace: np.ndarray, rate_hz: float, x: float, middle: float, bounds: tuple[float, float]
-) -> list[_Mark]:
+    page: list[Mark], trace: np.ndarray, rate_hz: float, x: float, middle: float, bounds: tuple[float, float]
+) -> list[Mark]:
     """Draw one lead; return the marks where it is cut at ``bounds`` (upper and lower y)."""
     at_x = x + np.arange(len(trace)) / rate_hz * MM_PER_S
     y = middle - trace * MM_PER_MV
     cut = np.clip(y, *bounds)
     known = np.isfinite(y)
     ends = np.flatnonzero(np.diff(known, prepend=False, append=False)).reshape(-1, 2)
-    page.append(_Lines([simplified(at_x[a:b], cut[a:b], _SLACK_MM) for a, b in ends], _INK, 0.28))
-    marks: list[_Mark] = []
+    page.append(Lines([_drawable(at_x[a:b], cut[a:b]) for a, b in ends], INK, 0.28))
+    marks: list[Mark] = []
     for beyond, at, arrow, line in (
         (known & (y < bounds[0]), np.argmin, "\N{UPWARDS ARROW}", bounds[0] + 3),
         (known & (y > bounds[1]), np.argmax, "\N{DOWNWARDS ARROW}", bounds[1] - 1),
@@ -234,8 +193,20 @@ def _draw_trace(
             said = f"{arrow} {figure(float(trace[worst]), 1, signed=True)} mV"
             right = x + 15 < at_x[worst]
             where = float(at_x[worst]) + (-1 if right else 1)
-            marks.append(_Words(where, line, said, 2.8, anchor="end" if right else "start", halo=True))
+            marks.append(Words(where, line, said, 2.8, anchor="end" if right else "start", halo=True))
     return marks
+
+
+def _drawable(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the points (n, 2) that a trace of the drawn width shows: its line or, where it is mostly noise, its envelope."""
+    line = simplified(x, y, _SLACK_MM)
+    column = ((x - x[0]) / _FINEST_MM).astype(np.int64)
+    first = np.flatnonzero(np.diff(column, prepend=-1))
+    if len(line) <= 2 * len(first):
+        return line
+    ranked = np.lexsort((y, column))  # by column, and in each from the highest to the lowest on the page
+    kept = np.unique(np.concatenate([ranked[first], ranked[np.append(first[1:], len(x)) - 1], [0, len(x) - 1]]))
+    return np.column_stack([x[kept], y[kept]])
 
 
 def simplified(x: np.ndarray, y: np.ndarray, slack: float) -> np.ndarray:
@@ -260,23 +231,26 @@ def simplified(x: np.ndarray, y: np.ndarray, slack: float) -> np.ndarray:
     return np.column_stack([x[kept], y[kept]])
 
 
-def _draw_foot(page: list[_Mark], shown_s: float, recorded_s: float, height: float) -> None:
+def _draw_foot(page: list[Mark], shown_s: float, recorded_s: float, height: float) -> None:
     of = f" of {recorded_s:.1f} s, the middle," if recorded_s > shown_s + 0.05 else ""
     scale = f"25 mm/s · 10 mm/mV · {shown_s:.1f} s{of} shown · as recorded, mean of each lead removed"
-    page.append(_Words(_BORDER_MM, height - 2.2, NOTICE, 2.6, _QUIET))
-    page.append(_Words(WIDTH_MM - _BORDER_MM, height - 2.2, scale, 2.6, _QUIET, anchor="end"))
+    page.append(Words(_BORDER_MM, height - 2.2, NOTICE, 2.6, _QUIET))
+    page.append(Words(WIDTH_MM - _BORDER_MM, height - 2.2, scale, 2.6, _QUIET, anchor="end"))
 
 
-def _draw_panel(page: list[_Mark], weights: np.ndarray, se: float | None) -> None:
+def _draw_panel(page: list[Mark], weights: np.ndarray, se: float | None) -> None:
     """Draw the importance as bars, in the right half of the head."""
     width, height = _PANEL_MM
     left, right = WIDTH_MM - _BORDER_MM - width, WIDTH_MM - _BORDER_MM
     first = _BORDER_MM + 2.6
-    page.append(_Words(left, first, "Lead importance, in logits", 2.8, bold=True))
+    page.append(Words(left, first, "Lead importance, in logits", 2.8, bold=True))
     whisker = "" if not se else "; whisker: ± standard error, mean over leads"
-    said = ("Fall of the logit when the lead is taken from other patients.", f"Above 0 speaks for infarction (tinted){whisker}.")
-    for at, line in enumerate(said, start=1):
-        page.append(_Words(left, first + 3.4 * at, line, 2.5, _QUIET))
+    meaning = (
+        "Fall of the logit when the lead is taken from other patients.",
+        f"Above 0 speaks for infarction (tinted){whisker}.",
+    )
+    for at, line in enumerate(meaning, start=1):
+        page.append(Words(left, first + 3.4 * at, line, 2.5, _QUIET))
     top, bottom = first + 9.5, _BORDER_MM + height - 5.0
     reach = se or 0.0
     high, low = max(0.0, float(weights.max())) + reach, min(0.0, float(weights.min())) - reach
@@ -286,19 +260,19 @@ def _draw_panel(page: list[_Mark], weights: np.ndarray, se: float | None) -> Non
     for value, y in ((high - reach, top + reach * scale), (0.0, zero), (low + reach, bottom - reach * scale)):
         if value == 0 or abs(y - zero) > 2.5:
             said = figure(value, 2, signed=True) if value else "0"
-            page.append(_Words(left + 9, y + 0.9, said, 2.6, _QUIET, anchor="end"))
-            page.append(_Lines([np.array([[left + 10, y], [right, y]])], "#d5d5d5", 0.12))
+            page.append(Words(left + 9, y + 0.9, said, 2.6, _QUIET, anchor="end"))
+            page.append(Lines([np.array([[left + 10, y], [right, y]])], "#d5d5d5", 0.12))
     whiskers = []
     for at, (lead, value) in enumerate(zip(LEADS, weights.tolist(), strict=True)):
         x = left + 11 + at * pitch
         y = zero - value * scale
         box = (x + 0.15 * pitch, min(y, zero), 0.7 * pitch, abs(y - zero))
-        page.append(_Box(*box, fill=FOR if value > 0 else AGAINST))
-        page.append(_Words(x + pitch / 2, bottom + 3.6, lead, 2.8, anchor="middle"))
+        page.append(Box(*box, fill=FOR if value > 0 else AGAINST))
+        page.append(Words(x + pitch / 2, bottom + 3.6, lead, 2.8, anchor="middle"))
         if se:
             whiskers.append(np.array([[x + pitch / 2, y - se * scale], [x + pitch / 2, y + se * scale]]))
-    page.append(_Lines([np.array([[left + 10, zero], [right, zero]])], _INK, 0.18))
-    page.append(_Lines(whiskers, _INK, 0.25))
+    page.append(Lines([np.array([[left + 10, zero], [right, zero]])], INK, 0.18))
+    page.append(Lines(whiskers, INK, 0.25))
 
 
 def _mixed(colour: tuple[int, int, int], share: float) -> str:
@@ -314,95 +288,3 @@ def _middle(signal_mV: np.ndarray, rate_hz: float) -> np.ndarray:
     known = np.isfinite(part)
     mean = np.where(known, part, 0).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
     return np.where(known, part, np.nan) - mean
-
-
-# --- SVG -------------------------------------------------------------------------------------------------------------
-
-
-def _svg(page: Iterable[_Mark], height: float, title: str) -> bytes:
-    what = f"12-lead ECG, 25 mm/s, 10 mm/mV. {clean(title[:400])}".strip()
-    size = f'width="{WIDTH_MM:g}mm" height="{height:g}mm" viewBox="0 0 {WIDTH_MM:g} {height:g}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(what)}" '
-        f'font-family="{_SVG_FONT}"><rect width="{WIDTH_MM:g}" height="{height:g}" fill="#fff"/>'
-    ]
-    for mark in page:
-        if isinstance(mark, _Box):
-            box = f'x="{_mm(mark.x)}" y="{_mm(mark.y)}" width="{_mm(mark.width)}" height="{_mm(mark.height)}"'
-            parts.append(f'<rect {box} fill="{mark.fill}"/>')
-        elif isinstance(mark, _Words):
-            attributes = f'x="{_mm(mark.x)}" y="{_mm(mark.y)}" font-size="{mark.size:g}" fill="{mark.colour}"'
-            attributes += ' font-weight="bold"' if mark.bold else ""
-            attributes += f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
-            halo = ' stroke="#fff" stroke-width=".9" stroke-linejoin="round" paint-order="stroke"' if mark.halo else ""
-            parts.append(f"<text {attributes}{halo}>{escape(mark.text, quote=False)}</text>")
-        elif mark.pieces:
-            # In hundredths of a millimetre, which are whole numbers: shorter, and relative steps do not add up errors.
-            d = "".join(_path(np.rint(piece / _STEP_MM).astype(np.int64)) for piece in mark.pieces)
-            parts.append(
-                f'<path transform="scale({_STEP_MM:g})" d="{d}" fill="none" stroke="{mark.colour}" '
-                f'stroke-width="{mark.width / _STEP_MM:g}" stroke-linejoin="round"/>'
-            )
-    return ("\n".join(parts) + "</svg>\n").encode()
-
-
-def _path(points: np.ndarray) -> str:
-    steps = np.diff(points, axis=0)
-    joined = "".join(f"{'' if dx < 0 else ' '}{dx}{'' if dy < 0 else ' '}{dy}" for dx, dy in steps.tolist())
-    return f"M{points[0, 0]} {points[0, 1]}l{joined.lstrip()}" if len(points) > 1 else ""
-
-
-def _mm(value: float) -> str:
-    written = f"{value:.2f}".rstrip("0").rstrip(".")
-    return "0" if written == "-0" else written
-
-
-# --- PNG -------------------------------------------------------------------------------------------------------------
-
-
-def _png(page: Iterable[_Mark], height: float) -> bytes:
-    from matplotlib.figure import Figure
-
-    paper = Figure(figsize=(WIDTH_MM / 25.4, height / 25.4))
-    axes = paper.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH_MM), ylim=(height, 0))  # one unit is one millimetre of paper
-    axes.set_axis_off()
-    for at, mark in enumerate(page):
-        _paint(axes, mark, at)
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box is drawn, which is enough
-        # Without the library's version in it, so that the same drawing is the same bytes.
-        paper.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _paint(axes: Axes, mark: _Mark, order: int) -> None:
-    from matplotlib.collections import LineCollection
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    if isinstance(mark, _Lines):
-        width = mark.width * _PT_PER_MM
-        axes.add_collection(
-            LineCollection(list(mark.pieces), colors=mark.colour, linewidths=width, zorder=order, joinstyle="round"),
-            autolim=False,
-        )
-    elif isinstance(mark, _Box):
-        axes.add_patch(
-            Rectangle((mark.x, mark.y), mark.width, mark.height, facecolor=mark.fill, linewidth=0, zorder=order)
-        )
-    else:
-        axes.text(
-            mark.x,
-            mark.y,
-            mark.text,
-            fontsize=mark.size * _PT_PER_MM,
-            fontweight="bold" if mark.bold else "normal",
-            color=mark.colour,
-            ha={"start": "left", "middle": "center", "end": "right"}[mark.anchor],
-            va="baseline",
-            zorder=order,
-            parse_math=False,
-            path_effects=[withStroke(linewidth=0.9 * _PT_PER_MM, foreground="white")] if mark.halo else None,
-        )

@@ -139,7 +139,9 @@ class _Estimation:
         basis = _basis(self.models, parts)
         direct_ = self._direct(parts)
         if direct_ is not None:
-            return Estimator("prevalence", "Local readings, weighted to these patients", direct_.estimate, basis), direct_
+            return Estimator(
+                "prevalence", "Local readings, weighted to these patients", direct_.estimate, basis
+            ), direct_
         if len(parts) == 1 and not local:
             used = self.models[parts[0][0]].used
             assert used is not None
@@ -157,7 +159,13 @@ class _Estimation:
         apart from sensitivity and specificity (`validation`).
         """
         validation, frame = self.models[parts[0][0]].validation, self.inputs.frame
-        if len(parts) != 1 or validation is None or validation.catalog_id != frame.catalog_id or frame.since or frame.until:
+        if (
+            len(parts) != 1
+            or validation is None
+            or validation.catalog_id != frame.catalog_id
+            or frame.since
+            or frame.until
+        ):
             return None
         found = validation_estimate(validation).prevalence
         return Corrected(found, found.value)
@@ -180,8 +188,18 @@ class _Estimation:
             return []
         found = []
         for key, name, of, basis in (
-            ("local", "Rogan-Gladen, local sensitivity and specificity", model.local, "the readings, and a share flagged that varies"),
-            ("own", "Rogan-Gladen, the model's own counts", model.own, "what was measured with the model, for comparison"),
+            (
+                "local",
+                "Rogan-Gladen, local sensitivity and specificity",
+                model.local,
+                "the readings, and a share flagged that varies",
+            ),
+            (
+                "own",
+                "Rogan-Gladen, the model's own counts",
+                model.own,
+                "what was measured with the model, for comparison",
+            ),
         ):
             if of is not None:
                 cell = lang_reiczigel(*self._effective(parts[0]), of)
@@ -210,10 +228,11 @@ class _Estimation:
             found["em"].append((n, quantify.em(scores.edges, scores.counts, model.calibration_prevalence, self.rng)))
             if model.reference is not None:
                 measured = model.reference.scores
-                rows = [
-                    quantify.rebinned(measured.edges, row, scores.edges) for row in (measured.positive, measured.negative)
-                ]
-                found["pacc"].append((n, quantify.pacc(scores.edges, scores.counts, *rows, self.rng)))
+                pos, neg = (
+                    quantify.rebinned(measured.edges, row, scores.edges)
+                    for row in (measured.positive, measured.negative)
+                )
+                found["pacc"].append((n, quantify.pacc(scores.edges, scores.counts, pos, neg, self.rng)))
         named = {
             "em": ("Expectation maximisation", "calibrated probabilities, prior shift"),
             "pacc": ("PACC", "calibrated probabilities, and those of measured cases and others"),
@@ -227,10 +246,14 @@ class _Estimation:
 
     def _correction(self, parts: Parts, main: Corrected | None, disagreement: str | None) -> Correction:
         flagged, n = sum(f for _, f, _ in parts), sum(m for _, _, m in parts)
-        so_few, by_specificity, priors = None, [], []
+        so_few: float | None = None
+        by_specificity: list[tuple[float, Cell]] = []
+        priors: list[tuple[str, Cell]] = []
         used = self.models[parts[0][0]].used
         if self.why_not is None and used is not None and len(parts) == 1:
-            so_few = probability_of_so_few(*map(round, self._effective(parts[0])), used) if main and main.truncated else None
+            if main is not None and main.truncated:
+                few, of = map(round, self._effective(parts[0]))
+                so_few = probability_of_so_few(few, of, used)
             for step in SPECIFICITY_STEPS:
                 sp = used.specificity + step
                 if 0 < sp <= 1 and used.sensitivity + sp > 1:
@@ -405,8 +428,6 @@ def _combined(cells: Sequence[tuple[int, Cell]], total: int) -> Cell:
     if len(known) < len(cells):
         return next(cell for _, cell in cells if not isinstance(cell, Estimate))
     value = sum(n / total * of.value for n, of in known)
-    low, high = (
-        float(np.sqrt(sum((n / total * (end(of) - of.value)) ** 2 for n, of in known)))
-        for end in (lambda of: of.low, lambda of: of.high)
-    )
+    low = float(np.sqrt(sum((n / total * (of.value - of.low)) ** 2 for n, of in known)))
+    high = float(np.sqrt(sum((n / total * (of.high - of.value)) ** 2 for n, of in known)))
     return Estimate(value, max(0.0, value - low), min(1.0, value + high))

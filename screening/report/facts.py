@@ -14,18 +14,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
 
 from screening.archive.catalog import Catalog
-from screening.archive.store import CATALOG_SCHEMA
+from screening.archive.store import locate
 from screening.contract import QUALITY_COLUMNS, Reason, result_schema
 from screening.errors import UserError
 from screening.report.tallies import OTHER, UNKNOWN
-from screening.run.current import DUPLICATES, INDEX, VERSION, Current
-from screening.run.duck import literal, path_namer, streamed
+from screening.run.current import Current
+from screening.run.duck import literal, name_of, path_namer
+from screening.run.winners import DUPLICATES, INDEX, VERSION
 
 IndexRule = Literal["first", "latest", "all"]
 
@@ -41,6 +42,9 @@ _CLIP = 1e-7
 """Least distance of a probability from 0 and 1: about the spacing of float32 below 1."""
 _MANY_NAMES = 500
 """Most frequent names that are looked at; all others are among the small ones."""
+
+_AS_WRITTEN = "SET disabled_optimizers = 'join_order,build_side_probe_side'"
+"""The right side of a join is held in memory: so ours are narrow, whatever DuckDB guesses of views and files."""
 
 NUMERIC_QUALITY = tuple(name for name, kind, _ in QUALITY_COLUMNS if kind.startswith("float"))
 FEATURES = (*NUMERIC_QUALITY, "age", "log_odds")
@@ -90,55 +94,46 @@ def clean_name(name: str) -> str:
 # --- Catalog ---------------------------------------------------------------------------------------------------------
 
 
-def load_catalog(db: duckdb.DuckDBPyConnection, current: Current, catalog: Catalog, frame: Frame) -> int:
-    """Make ``records`` from the catalog, without what is forgotten, and return how many rows were read."""
-    db.execute("""
-        CREATE TABLE records (h UBIGINT, v UBIGINT, p UBIGINT, keyed BOOLEAN, t TIMESTAMP, dating UTINYINT,
-                              inside BOOLEAN, age FLOAT, band UTINYINT, sex UTINYINT, site VARCHAR, device VARCHAR)""")
+def open_records(db: duckdb.DuckDBPyConnection, current: Current, catalog: Catalog, frame: Frame) -> None:
+    """Make view ``records`` of the catalog, without what is forgotten; it is read where it lies."""
+    db.execute("SET VARIABLE catalog = $path", {"path": literal(catalog_path(db, catalog))})
     db.register("forgotten_record", pa.table({"id": pa.array(current.forgotten_records, pa.string())}))
     db.register("forgotten_patient", pa.table({"id": pa.array(current.forgotten_patients, pa.string())}))
     forgotten = bool(current.forgotten_records or current.forgotten_patients)
     left_out = "record_id IN (FROM forgotten_record) OR coalesce(patient_key IN (FROM forgotten_patient), false)"
-    unknown_age = f"age IS NULL OR isnan(age) OR age < {frame.age_edges[0]} OR age > {OLDEST}"
+    unknown_age = f"age IS NULL OR isnan(age) OR age < {int(frame.age_edges[0])} OR age > {OLDEST}"
     band = " + ".join(f"(age >= {int(edge)})::UTINYINT" for edge in frame.age_edges[1:]) or "0"
-    sql = f"""
-        INSERT INTO records
-        SELECT hash(record_id), {VERSION},
+    db.execute(f"""
+        CREATE TEMP VIEW records AS
+        SELECT hash(record_id) AS h, {VERSION} AS v,
                CASE WHEN patient_key IS NULL THEN hash(record_id) | (1::UBIGINT << 63)
-                    ELSE hash(patient_key) & ((1::UBIGINT << 63) - 1) END,
-               patient_key IS NOT NULL, acquired_at,
-               CASE WHEN acquired_at IS NULL OR acquired_at < TIMESTAMP '0001-01-01' THEN {UNDATED}
-                    WHEN acquired_at >= $tomorrow THEN {FUTURE} ELSE {DATED} END AS dating,
-               {_inside(frame)},
-               CASE WHEN {unknown_age} THEN NULL ELSE age END,
-               CASE WHEN {unknown_age} THEN {len(frame.age_edges)} ELSE {band} END,
-               CASE sex WHEN 'female' THEN 0 WHEN 'male' THEN 1 ELSE 2 END,
+                    ELSE hash(patient_key) & ((1::UBIGINT << 63) - 1) END AS p,
+               patient_key IS NOT NULL AS keyed, acquired_at AS t,
+               (CASE WHEN acquired_at IS NULL OR acquired_at < TIMESTAMP '0001-01-01' THEN {UNDATED}
+                     WHEN acquired_at >= {_day(frame.today, 1)} THEN {FUTURE} ELSE {DATED} END)::UTINYINT AS dating,
+               {_inside(frame)} AS inside,
+               CASE WHEN {unknown_age} THEN NULL ELSE age END AS age,
+               (CASE WHEN {unknown_age} THEN {len(frame.age_edges)} ELSE {band} END)::UTINYINT AS band,
+               (CASE sex WHEN 'female' THEN 0 WHEN 'male' THEN 1 ELSE 2 END)::UTINYINT AS sex,
                site, device
-        FROM batch {f"WHERE NOT ({left_out})" if forgotten else ""}"""
-    bounds: dict[str, Any] = {"tomorrow": frame.today + timedelta(days=1)}
-    if frame.since:
-        bounds["since"] = frame.since
-    if frame.until:
-        bounds["after"] = frame.until + timedelta(days=1)
-    columns = ["record_id", "version", "patient_key", "acquired_at", "age", "sex", "site", "device"]
-    schema = pa.schema([CATALOG_SCHEMA.field(name) for name in columns])
-    read = [0]
+        FROM read_parquet(getvariable('catalog')) {f"WHERE NOT ({left_out})" if forgotten else ""}""")
 
-    def counted() -> Iterator[pa.RecordBatch]:
-        for batch in catalog.iter_batches(columns):
-            read[0] += batch.num_rows
-            yield batch
 
-    with streamed(db, "batch", schema, counted()):
-        db.execute(sql, bounds)
-    return read[0]
+def catalog_path(db: duckdb.DuckDBPyConnection, catalog: Catalog) -> str:
+    """Return how DuckDB names the catalog's file of rows; UserError if another scan has replaced it."""
+    with locate(catalog.fs, catalog.folder, "catalog", catalog.catalog_id) as stream:
+        return name_of(db, catalog.fs, getattr(stream, "path", ""))
+
+
+def _day(day: date, later: int = 0) -> str:
+    return f"TIMESTAMP '{day + timedelta(days=later):%Y-%m-%d}'"
 
 
 def _inside(frame: Frame) -> str:
     """Return SQL for "in the period"; where one is asked for, records without a usable date are not."""
     bounds = [
-        *(["acquired_at >= $since"] if frame.since else []),
-        *(["acquired_at < $after"] if frame.until else []),
+        *([f"acquired_at >= {_day(frame.since)}"] if frame.since else []),
+        *([f"acquired_at < {_day(frame.until, 1)}"] if frame.until else []),
     ]
     return f"dating = {DATED} AND {' AND '.join(bounds)}" if bounds else "true"
 
@@ -162,7 +157,9 @@ def name_places(db: duckdb.DuckDBPyConnection, kind: str, frame: Frame) -> tuple
     names = (*own, OTHER, UNKNOWN)
     code = {name: at for at, name in enumerate(names)} | {"": len(own) + 1}
     rows = [(raw, code.get(clean_name(raw), len(own))) for raw, _ in common]
-    given = pa.table({"raw": pa.array([r for r, _ in rows], pa.string()), "code": pa.array([c for _, c in rows], pa.uint8())})
+    given = pa.table(
+        {"raw": pa.array([r for r, _ in rows], pa.string()), "code": pa.array([c for _, c in rows], pa.uint8())}
+    )
     db.register("given", given)
     db.execute(f"CREATE TABLE {kind}s AS FROM given")
     return names
@@ -172,12 +169,18 @@ def name_places(db: duckdb.DuckDBPyConnection, kind: str, frame: Frame) -> tuple
 
 
 def make_frame(
-    db: duckdb.DuckDBPyConnection, current: Current, models: Mapping[str, int], names: Mapping[str, Sequence[str]]
+    db: duckdb.DuckDBPyConnection,
+    current: Current,
+    catalog: Catalog,
+    models: Mapping[str, int],
+    names: Mapping[str, Sequence[str]],
 ) -> None:
     """Make ``frame`` from ``records`` and the index.
 
     Parameters
     ----------
+    catalog
+        Behind ``records``.
     models
         bundle_sha256 -> number of the model.
     names
@@ -202,6 +205,7 @@ def make_frame(
                                         ELSE {len(names[kind]) - 2} END)::UTINYINT AS {kind}"""
         for kind in ("site", "device")
     )
+    db.execute(_AS_WRITTEN)
     db.execute(
         f"""CREATE TABLE frame AS
             SELECT CASE WHEN NOT r.inside THEN {OUTSIDE} WHEN i.h IS NULL THEN {NOT_SCREENED}
@@ -220,7 +224,8 @@ def make_frame(
             LEFT JOIN devices ON devices.raw = r.device""",
         {"index": files[INDEX]},
     )
-    db.execute("DROP TABLE records")
+    db.execute("RESET disabled_optimizers")
+    catalog_path(db, catalog)  # still the same
 
 
 def load_results(db: duckdb.DuckDBPyConnection, current: Current, features: Collection[str]) -> None:
@@ -228,6 +233,7 @@ def load_results(db: duckdb.DuckDBPyConnection, current: Current, features: Coll
     list_files(db, current)
     quality = "".join(f", {name}" for name in NUMERIC_QUALITY if name in features)
     reasons = list(Reason)
+    db.execute(_AS_WRITTEN)
     db.execute(
         f"""CREATE TABLE facts AS
             SELECT f.outcome, f.p, f.t, f.dating, f.month, f.age, f.band, f.sex, f.site, f.device, f.ord, f.pos, f.run,
@@ -241,6 +247,7 @@ def load_results(db: duckdb.DuckDBPyConnection, current: Current, features: Coll
             WHERE f.outcome IN ({REJECTED}, {SCORED})""",
         {"reasons": reasons},
     )
+    db.execute("RESET disabled_optimizers")
 
 
 def list_files(db: duckdb.DuckDBPyConnection, current: Current) -> None:
@@ -301,7 +308,9 @@ def pick(db: duckdb.DuckDBPyConnection, index_rule: IndexRule) -> None:
     columns = "p, month, band, sex, site, device, model, flagged, log_odds, ord, pos"
     source = f"FROM facts WHERE outcome = {SCORED} AND ord NOT IN (FROM repeated)"
     if index_rule == "all":
-        db.execute(f"CREATE TABLE picked AS SELECT {columns}, true AS once, true AS once_a_year, true AS once_a_month {source}")
+        db.execute(
+            f"CREATE TABLE picked AS SELECT {columns}, true AS once, true AS once_a_year, true AS once_a_month {source}"
+        )
         return
     # The last of a patient in this order is the index ECG, the last of each month the month's: months are contiguous.
     order = f"dating = {DATED}, epoch_us(t) {'ASC' if index_rule == 'latest' else 'DESC'} NULLS FIRST, ord DESC"

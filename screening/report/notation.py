@@ -6,7 +6,7 @@ import math
 import re
 from numbers import Integral, Real
 
-from screening.report.document import Cell, Column, Estimate, Hidden, Kind, NotEstimable
+from screening.report.document import Cell, Estimate, Hidden, Kind, NotEstimable
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 HIDDEN_WORD, NOT_ESTIMABLE_WORD = "hidden", "not estimable"
@@ -98,8 +98,3 @@ def written(cell: Cell, kind: Kind = "text", digits: int = 1, *, signed: bool = 
     if kind.startswith("share"):
         return share(cell, digits, signed=signed)
     return figure(cell, 0 if isinstance(cell, int) else digits, signed=signed)
-
-
-def written_as(cell: Cell, column: Column) -> str:
-    """Return a cell as its column writes it."""
-    return written(cell, column.kind, column.digits, signed=column.signed)

@@ -6,7 +6,6 @@ add up is checked at the end, and a tally that does not is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -16,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from screening.archive.catalog import Catalog
-from screening.contract import LEADS, Reason
+from screening.contract import Reason
 from screening.errors import UserError
+from screening.report.distributions import design_effect, feature_by_run, histograms, importance
 from screening.report.facts import (
     CHANGED,
     DATED,
@@ -32,16 +32,17 @@ from screening.report.facts import (
     Frame,
     IndexRule,
     age_bands,
-    load_catalog,
     load_results,
     make_frame,
     name_places,
+    open_records,
     pick,
     told,
 )
-from screening.report.tallies import DIMENSIONS, UNKNOWN, CountTable, Histogram, Importance, ScreenedBy, Tallies
-from screening.run.current import INDEX, Current
+from screening.report.tallies import DIMENSIONS, UNKNOWN, CountTable, ScreenedBy, Tallies
+from screening.run.current import Current
 from screening.run.duck import MEMORY_MB, database, literal, path_namer
+from screening.run.winners import INDEX
 from screening.signal.quality import FLAGS
 
 OUTCOMES = {"scored": SCORED, "rejected": REJECTED, "not_screened": NOT_SCREENED, "changed": CHANGED}
@@ -100,14 +101,9 @@ def tally(
     bundles = list(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
     with database(memory_mb=memory_mb) as db, told(current):
         db.execute("SET preserve_insertion_order = false")  # rows are known by position, not by order
-        read = load_catalog(db, current, catalog, frame)
-        if read != catalog.records:
-            raise UserError(
-                f"the catalog {catalog.path} has {read} records and says {catalog.records}; make it again with "
-                "`screening catalog`"
-            )
+        open_records(db, current, catalog, frame)
         places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
-        make_frame(db, current, {sha256: number for number, sha256 in enumerate(bundles)}, places)
+        make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
         load_results(db, current, feature_edges)
         pick(db, index_rule)
         models, number = _models(db, current, bundles)
@@ -124,11 +120,11 @@ def tally(
             reasons=_reasons(db, names),
             patients=patients,
             quality_flags=_quality_flags(db),
-            scores=tuple(_histograms(db, "picked WHERE once", "log_odds", log_odds_edges, "model", number)),
-            features={name: _feature(db, current, name, edges) for name, edges in feature_edges.items()},
-            importance=_importance(db, names),
+            scores=tuple(histograms(db, "picked WHERE once", "log_odds", log_odds_edges, "model", number)),
+            features={name: feature_by_run(db, current, name, edges) for name, edges in feature_edges.items()},
+            importance=importance(db, names),
             **_period(db),
-            clustering=_clustering(db) if index_rule == "all" else {},
+            clustering=design_effect(db) if index_rule == "all" else {},
         )
     check_identities(tallies, index_rule)
     return tallies
@@ -165,6 +161,8 @@ def check_identities(tallies: Tallies, index_rule: IndexRule) -> None:
 
 
 def _check(frame: Frame, feature_edges: Mapping[str, np.ndarray]) -> None:
+    if frame.most_places > 200:
+        raise ValueError("at most 200 sites and devices stand for themselves")
     unknown = sorted(set(feature_edges) - set(FEATURES))
     if unknown:
         raise ValueError(f"{unknown[0]} is no feature; these are: {', '.join(FEATURES)}")
@@ -198,6 +196,12 @@ def _flow(
                    count(*) FILTER (NOT keyed AND {inside}), count(DISTINCT p) FILTER ({inside}), count(ord), {counted}
             FROM frame""",
     )
+    forgotten = catalog.records - catalogued
+    if forgotten < 0 or (forgotten and not current.forgotten_records and not current.forgotten_patients):
+        raise UserError(
+            f"the catalog {catalog.path} has other records than the {catalog.records} that it says; make it again with "
+            "`screening catalog`"
+        )
     flow = {"catalogued": catalogued, **dict(zip(parts, by_outcome, strict=True))}
     if _one(db, "SELECT count(*) FROM facts")[0] != flow["scored"] + flow["rejected"]:
         raise UserError(
@@ -218,7 +222,7 @@ def _flow(
         "undated": undated,
         "future_dated": future,
         "without_patient_key": unkeyed,
-        "forgotten": catalog.records - catalogued,
+        "forgotten": forgotten,
         "gone": current.counts["records"] - matched,
         "seen_in_training": _seen(db, current, seen, bundles),
     }
@@ -250,7 +254,9 @@ def _models(
     models: list[ScreenedBy] = []
     number: dict[int, int] = {}
     for at, sha256 in enumerate(bundles):
-        runs = [run for place, run in enumerate(current.indexed) if place in used and run.model["bundle_sha256"] == sha256]
+        runs = [
+            run for place, run in enumerate(current.indexed) if place in used and run.model["bundle_sha256"] == sha256
+        ]
         if runs:
             number[at] = len(models)
             model = runs[-1].model
@@ -308,7 +314,9 @@ def _cross(
     row_at = {code: at for at, code in enumerate(rows)}
     column_at = {code: at for at, code in enumerate(columns)}
     counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
-    for code, value, n in db.execute(f"SELECT {category} AS a, {column} AS b, count(*) {source} GROUP BY a, b").fetchall():
+    for code, value, n in db.execute(
+        f"SELECT {category} AS a, {column} AS b, count(*) {source} GROUP BY a, b"
+    ).fetchall():
         counts[row_at[code], column_at[value]] += n
     return counts
 
@@ -393,80 +401,3 @@ def _quality_flags(db: duckdb.DuckDBPyConnection) -> CountTable:
             having[flag] = having.get(flag, 0) + n
     counts = np.array([[n, total - n] for n in having.values()], dtype=np.int64).reshape(-1, 2)
     return CountTable("records by quality flag", tuple(having), ("with", "without"), counts, partition=False)
-
-
-# --- Distributions ---------------------------------------------------------------------------------------------------
-
-
-def _histograms(
-    db: duckdb.DuckDBPyConnection, source: str, column: str, edges: np.ndarray, by: str, groups: Mapping[int, Any]
-) -> list[Histogram]:
-    """Return a histogram of ``column`` for each value of column ``by`` in ``groups``."""
-    # DuckDB's bins end at their boundary, ours start there: so what is counted is -x.
-    inner = [-float(edge) for edge in reversed(edges[1:-1])]
-    usable = f"{column} IS NOT NULL AND NOT isnan({column})"
-    binned = f"histogram(-{column}::DOUBLE, {inner}::DOUBLE[]) FILTER ({usable})" if inner else "NULL"
-    rows = db.execute(
-        f"SELECT {by}, count(*) FILTER ({usable}), count(*), {binned} FROM {source} GROUP BY {by}"
-    ).fetchall()
-    found = {group: (n, total, bins or {}) for group, n, total, bins in rows}
-    histograms = []
-    for group in groups:
-        n, total, bins = found.get(group, (0, 0, {}))
-        counts = np.array([bins.get(boundary, 0) for boundary in reversed(inner)], dtype=np.int64)
-        histograms.append(Histogram(np.asarray(edges, np.float64), np.concatenate([[n - counts.sum()], counts]), total - n))
-    return histograms
-
-
-def _feature(db: duckdb.DuckDBPyConnection, current: Current, name: str, edges: np.ndarray) -> dict[str, Histogram]:
-    source = f"facts WHERE outcome = {SCORED}"
-    runs = [run for (run,) in db.execute(f"SELECT DISTINCT run FROM {source} ORDER BY run").fetchall()]
-    found = _histograms(db, source, name, edges, "run", dict.fromkeys(runs))
-    return {current.indexed[run].run_id: histogram for run, histogram in zip(runs, found, strict=True)}
-
-
-def _importance(db: duckdb.DuckDBPyConnection, names: _Names) -> tuple[Importance, ...]:
-    leads = [f"importance_{lead}" for lead in LEADS]
-    db.execute(f"""
-        CREATE TABLE explained AS
-        SELECT p.sex, p.site, list_position([{", ".join(leads)}], greatest({", ".join(leads)})) - 1 AS first_lead,
-               {", ".join(leads)}
-        FROM (SELECT pos, {", ".join(leads)} FROM results
-              WHERE flagged AND {" AND ".join(f"{lead} IS NOT NULL" for lead in leads)}) r
-        JOIN picked p ON p.pos = r.pos WHERE p.once AND p.flagged""")
-    figures = ", ".join(f"avg({lead}::DOUBLE), stddev_samp({lead}::DOUBLE)" for lead in leads)
-    counted = ", ".join(f"count(*) FILTER (first_lead = {at})" for at in range(len(leads)))
-    found = []
-    for dimension in ("all", "sex", "site"):
-        category = "0" if dimension == "all" else dimension
-        rows = {
-            code: rest
-            for code, *rest in db.execute(f"SELECT {category} AS c, count(*), {figures}, {counted} FROM explained GROUP BY c").fetchall()
-        }
-        for code, name in _rows(dimension, names)[0].items():
-            if code not in rows:
-                continue
-            n, *rest = rows[code]
-            moments = np.array([math.nan if x is None else x for x in rest[:24]], dtype=np.float64)
-            leading = np.array(rest[24:], dtype=np.int64)
-            found.append(Importance(dimension, name, n, moments[::2], moments[1::2], leading))
-    return tuple(found)
-
-
-def _clustering(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
-    """Return the design effect of the share flagged among all ECGs, with patients as clusters.
-
-    The variance of a ratio estimator, linearised over patients (Cochran, Sampling Techniques, 3rd ed., 1977, section 2.11),
-    over that of as many independent ECGs.
-    """
-    clusters, ecgs, flagged, yy, ym, mm = _one(
-        db,
-        """SELECT count(*), sum(m), sum(y), sum(y * y), sum(y * m), sum(m * m)
-           FROM (SELECT count(*)::DOUBLE AS m, count(*) FILTER (flagged)::DOUBLE AS y FROM picked GROUP BY p)""",
-    )
-    share = flagged / ecgs if ecgs else 0.0
-    if clusters < 2 or not 0 < share < 1:
-        return {"all": 1.0}
-    squares = yy - 2 * share * ym + share**2 * mm
-    variance = clusters / (clusters - 1) * squares / ecgs**2
-    return {"all": variance / (share * (1 - share) / ecgs)}

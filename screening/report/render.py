@@ -52,11 +52,11 @@ def render_html(document: Document) -> str:
         Keys of sections, tables or figures are unfit for an anchor or not unique.
     """
     _check_keys(document)
-    return environment().get_template("report.html").render(document=document, css=Markup(_template("report.css")))
+    return _environment().get_template("report.html").render(document=document, css=Markup(_template("report.css")))
 
 
 @cache
-def environment() -> Environment:
+def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_template),
         autoescape=True,
@@ -294,6 +294,7 @@ def _csv_fields(cell: Cell, *, has_interval: bool) -> list[str | int | float]:
 
 
 def harmless(text: str) -> str:
+    """Return a text as it may stand in a CSV cell: with an apostrophe before what a spreadsheet might compute."""
     text = clean(text)
     return f"'{text}" if _FORMULA.match(text) else text
 

@@ -64,7 +64,7 @@ class System:
         matrix.sort_indices()
         costs = [_COSTS.get(key[1] if key[0] != "flow" else "flow", 1.0) * _part_cost(key) for key in self.names]
         tables = [self.tables.get(key[:2], -1) for key in self.names]
-        margins = [key[1] == "all" or key[0] in ("flow", "runs") for key in self.names]
+        margins = [key[0] in ("flow", "runs") or (key[1] == "all" and key[0] in FAMILIES) for key in self.names]
         return Figures(
             values=np.array(self.values, dtype=np.int64),
             sums=matrix,

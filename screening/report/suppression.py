@@ -149,6 +149,7 @@ def suppress(
             elif floor is not None or not _last_resort(figures, state, int(one[0])):
                 missed[one] = True
                 pending = pending[pending != one[0]]
+            width[pending] = WIDTHS[1]  # what was hidden may have freed them
     return missed
 
 

@@ -76,7 +76,7 @@ def workload(
 ) -> list[Operating]:
     """Return for every inner edge of the score histogram what a threshold there would flag here, and what it would be worth."""
     here = _above(counts)
-    pos, neg = (_above(row) if row is not None and sum(row) else None for row in (positives, negatives))
+    pos, neg = (_above(row) if row is not None and any(row) else None for row in (positives, negatives))
     rows = []
     for at, edge in enumerate(edges[1:-1], start=1):
         se, sp = (float(pos[at]) if pos is not None else None), (1 - float(neg[at]) if neg is not None else None)

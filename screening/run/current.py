@@ -34,9 +34,10 @@ import pyarrow.parquet as pq
 
 from screening.contract import NOTICE, RESULT_SCHEMA_VERSION
 from screening.errors import UserError
-from screening.run.duck import MEMORY_MB, database, literal, path_namer, streamed
+from screening.run.duck import MEMORY_MB
 from screening.run.plan import load_plan
-from screening.run.rows import ROWS, iter_rows
+from screening.run.rows import iter_rows
+from screening.run.winners import FILES, INDEX, write_files
 from screening.storage import Folder
 
 SCHEMA_VERSION = 1
@@ -45,15 +46,6 @@ KEPT = 3
 ATTEMPTS = 20
 
 FOLDER = "current"
-INDEX, LEFT_OUT, DUPLICATES = "index.parquet", "left_out.parquet", "duplicates.parquet"
-_FILES = (INDEX, LEFT_OUT, DUPLICATES)
-VERSION = """coalesce(CASE WHEN length(version) = 16 THEN try_cast('0x' || version AS UBIGINT) END,
-                      md5_number_lower(version))"""
-"""SQL for a catalog's ``version`` as 64 bits: read as hex where it is 16 characters of it, else from its MD5."""
-_COLUMNS = f"""record_id, {VERSION} AS version, run, shard, "row", status = 'scored' AS scored,
-               ('0x' || record_sha256[1:16])::UBIGINT AS content"""
-"""Of the index. ``content`` is the first 64 bits of the SHA-256 of the record's bytes; as strings, content and version would
-double the index."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +218,7 @@ def _published(runs: Folder, name: str) -> tuple[str, dict[str, Any]] | None:
         sum(file["rows"] for file in manifest["files"])
         manifest["model"]["bundle_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where} is damaged ({error}); `screening run` writes it again once it is removed"
-        ) from error
+        raise UserError(f"{where} is damaged ({error}); `screening run` writes it again once it is removed") from error
     if run_id != name:
         raise UserError(f"{where} is of run {run_id}: a run's folder bears its id; move the copy out of there")
     if schema_version != RESULT_SCHEMA_VERSION:
@@ -258,6 +248,16 @@ def _indexed(runs: Folder, run_id: str, published: _Published) -> IndexedRun:
         shard_records=load_plan(runs.folder(run_id)).shard_records,
         model=manifest["model"],
     )
+
+
+def _incoming(
+    runs: Folder, indexed: Sequence[IndexedRun], published: _Published, *, skip: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the runs after the first ``skip``."""
+    for at in range(skip, len(indexed)):
+        run_id = indexed[at].run_id
+        for table in iter_rows(runs.folder(run_id), published[run_id][1]["files"], indexed[at].shard_records, run=at):
+            yield from table.to_batches()
 
 
 # --- Versions --------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _open(runs: Folder, number: int) -> Current:
             forgotten_records=tuple(stored["forgotten"]["record_ids"]),
             forgotten_patients=tuple(stored["forgotten"]["patient_keys"]),
             counts=stored["counts"],
-            files={name: stored["files"][name] for name in _FILES},
+            files={name: stored["files"][name] for name in FILES},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -340,8 +340,15 @@ def _add_version(
     dropped = tuple(dict.fromkeys([*(before.dropped if before else ()), *gone]))
     try:
         with tempfile.TemporaryDirectory(prefix="screening-index-") as scratch:
-            counts = _build(runs, indexed, published, Path(scratch), base=base, forgotten=forgotten, memory_mb=memory_mb)
-            files = {name: _keep(folder, Path(scratch) / name, f"{place}/{name}") for name in _FILES}
+            counts = write_files(
+                Path(scratch),
+                _incoming(runs, indexed, published, skip=len(base.indexed) if base else 0),
+                base=None if base is None else (base.folder, {name: base.files[name]["path"] for name in FILES}),
+                alone=base is None and len(indexed) == 1,
+                forgotten=forgotten,
+                memory_mb=memory_mb,
+            )
+            files = {name: _keep(folder, Path(scratch) / name, f"{place}/{name}") for name in FILES}
         current = Current(runs, number, indexed, tuple(r for r in dropped if r not in order), *forgotten, counts, files)
         stored = {
             "notice": NOTICE,
@@ -386,109 +393,6 @@ def _prune(current: Current, kept: int) -> None:
             number = name[8:-5] if name.startswith("version-") else name[:6]
             if number.isdigit() and int(number) < oldest:
                 current.folder.remove(name)
-
-
-# --- Rows ------------------------------------------------------------------------------------------------------------
-
-
-def _build(
-    runs: Folder,
-    indexed: Sequence[IndexedRun],
-    published: _Published,
-    out: Path,
-    *,
-    base: Current | None,
-    forgotten: tuple[tuple[str, ...], tuple[str, ...]],
-    memory_mb: int,
-) -> dict[str, int]:
-    """Write the three files of a version into ``out`` and return its counts."""
-    with database(memory_mb=memory_mb) as db:
-        incoming = _incoming(runs, indexed, published, skip=len(base.indexed) if base else 0)
-        copy = """COPY ({}) TO $path (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"""  # what locate() reads
-        path = {"path": str(out / INDEX)}
-        db.execute('CREATE TABLE left_out (run INTEGER, shard INTEGER, "row" INTEGER, why VARCHAR)')
-        if base is None and len(indexed) == 1 and not any(forgotten):  # nothing can be left out: sort and write
-            with streamed(db, "incoming", ROWS, incoming):
-                db.execute(copy.format(f"SELECT {_COLUMNS} FROM incoming ORDER BY record_id"), path)
-        else:
-            with streamed(db, "incoming", ROWS, incoming):
-                _enter(db, forgotten)
-            _base(db, base)
-            _supersede(db)
-            db.execute(copy.format("SELECT * EXCLUDE h FROM candidates c ANTI JOIN twice t ON t.h = c.h AND t.run > c.run ORDER BY record_id"), path)
-        db.execute(
-            'COPY (FROM left_out ORDER BY run, shard, "row") TO $path (FORMAT parquet, COMPRESSION zstd)',
-            {"path": str(out / LEFT_OUT)},
-        )
-        db.execute(
-            """COPY (
-                WITH scored AS (SELECT record_id, content FROM read_parquet($index)
-                                WHERE scored AND content IS NOT NULL),
-                     shared AS (SELECT content, min(record_id) AS same_as FROM scored
-                                WHERE content IN (SELECT content FROM scored GROUP BY content HAVING count(*) > 1)
-                                GROUP BY content)
-                SELECT record_id, same_as FROM scored JOIN shared USING (content) WHERE record_id <> same_as
-                ORDER BY record_id
-            ) TO $path (FORMAT parquet, COMPRESSION zstd)""",
-            {"index": literal(str(out / INDEX)), "path": str(out / DUPLICATES)},
-        )
-        return _counts(db, literal(str(out / INDEX)), literal(str(out / DUPLICATES)))
-
-
-def _incoming(
-    runs: Folder, indexed: Sequence[IndexedRun], published: _Published, *, skip: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the runs after the first ``skip``."""
-    for at in range(skip, len(indexed)):
-        run_id = indexed[at].run_id
-        for table in iter_rows(runs.folder(run_id), published[run_id][1]["files"], indexed[at].shard_records, run=at):
-            yield from table.to_batches()
-
-
-def _enter(db: duckdb.DuckDBPyConnection, forgotten: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
-    """Make ``entered`` of what comes in, and put the forgotten among it into ``left_out``."""
-    db.register("forgotten_record", pa.table({"id": pa.array(forgotten[0], pa.string())}))
-    db.register("forgotten_patient", pa.table({"id": pa.array(forgotten[1], pa.string())}))
-    tombstone = "record_id IN (FROM forgotten_record) OR coalesce(patient_key IN (FROM forgotten_patient), false)"
-    db.execute(f"""
-        CREATE TABLE entered AS
-        SELECT {_COLUMNS}, hash(record_id) AS h, {tombstone if any(forgotten) else "false"} AS forgotten FROM incoming""")
-    db.execute("""INSERT INTO left_out SELECT run, shard, "row", 'forgotten' FROM entered WHERE forgotten""")
-
-
-def _supersede(db: duckdb.DuckDBPyConnection) -> None:
-    """Make ``twice``, the last run of what is in several, and put what lost into ``left_out``."""
-    db.execute("""
-        CREATE VIEW candidates AS
-        SELECT *, hash(record_id) AS h FROM base UNION ALL SELECT * EXCLUDE forgotten FROM entered WHERE NOT forgotten""")
-    db.execute("""
-        CREATE TABLE twice AS SELECT h, max(run) AS run FROM candidates
-        WHERE h IN (SELECT h FROM entered) GROUP BY h HAVING count(*) > 1""")
-    db.execute("""
-        INSERT INTO left_out SELECT c.run, shard, "row", 'superseded'
-        FROM candidates c JOIN twice t ON t.h = c.h AND t.run > c.run""")
-
-
-def _base(db: duckdb.DuckDBPyConnection, base: Current | None) -> None:
-    """Make ``base``, the rows of the version that is built upon, and add those that it had left out."""
-    if base is None:
-        db.execute("CREATE TABLE base AS SELECT * EXCLUDE (h, forgotten) FROM entered WHERE false")
-        return
-    spelt = path_namer(db, base.folder)
-    db.read_parquet(literal(spelt(base.files[INDEX]["path"]))).create_view("base")
-    db.read_parquet(literal(spelt(base.files[LEFT_OUT]["path"]))).insert_into("left_out")
-
-
-def _counts(db: duckdb.DuckDBPyConnection, index: str, duplicates: str) -> dict[str, int]:
-    rows = db.execute(
-        """SELECT count(*), count(*) FILTER (scored), count(*) FILTER (NOT scored),
-                  (SELECT count(*) FROM left_out WHERE why = 'superseded'),
-                  (SELECT count(*) FROM left_out WHERE why = 'forgotten'),
-                  (SELECT count(*) FROM read_parquet($duplicates))
-           FROM read_parquet($index)""",
-        {"index": index, "duplicates": duplicates},
-    ).fetchall()
-    return dict(zip(("records", "scored", "rejected", "superseded", "forgotten", "duplicates"), rows[0], strict=True))
 
 
 @contextmanager

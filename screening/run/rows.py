@@ -96,11 +96,15 @@ def _read(folder: Folder, files: Sequence[Mapping[str, Any]], piece: range, run:
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(folder, name, error) from error
         if results[-1].num_rows != files[shard]["rows"]:
-            raise _unreadable(folder, f"{name}, which has {results[-1].num_rows} rows and not {files[shard]['rows']},", None)
+            raise _unreadable(
+                folder, f"{name}, which has {results[-1].num_rows} rows and not {files[shard]['rows']},", None
+            )
     rows = [part.num_rows for part in results]
     result = pa.concat_tables(results)
     if not result["record_id"].combine_chunks().equals(table["record_id"].combine_chunks()):
-        raise _unreadable(folder, f"a file of shards {piece.start} to {piece.stop - 1}, which are of other records,", None)
+        raise _unreadable(
+            folder, f"a file of shards {piece.start} to {piece.stop - 1}, which are of other records,", None
+        )
     columns = {
         **{name: table[name] for name in ("record_id", "version", "patient_key")},
         "run": pa.array(np.full(sum(rows), run, dtype=np.int32)),

@@ -21,6 +21,7 @@ from screening.model.calibration import count_flags, reliability
 from screening.model.classifier import count_flop, count_parameters
 from screening.model.msaic import MSAICConfig
 from screening.model.out_of_fold import OutOfFold
+from screening.model.reference import NUMERIC_QUALITY, Reference, make_reference, score_distribution
 from screening.settings import Settings
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.train.card import CALIBRATION_PLOT, CardFacts, Cost, Results, choice_in_words, render_card
@@ -265,7 +266,32 @@ def make_bundle(
         golden_signals=recorded,
         golden_rate_hz=rate_hz,
         out_of_fold=predictions,
+        reference=_reference(train, tuning, measured, name, settings),
         pictures={CALIBRATION_PLOT: calibration_plot(calibration)} if calibration else None,
+    )
+
+
+def _reference(
+    train: TrainingSet, tuning: Measured, measured: Measured, name: str, settings: TrainSettings
+) -> Reference:
+    """Return what the training records look like, and how patients score whom the network had not trained on."""
+    index = measured.one_a_patient
+    folds = ", ".join(map(str, settings.train_folds))
+    return make_reference(
+        f"{name}, fold{'s' if len(settings.train_folds) > 1 else ''} {folds}",
+        patients=_counts(train)["patients"],
+        quality={column: train.quality[column] for column in NUMERIC_QUALITY},
+        quality_flags=train.quality_flags.tolist(),
+        age=train.age,
+        sex=train.sex.tolist(),
+        scored=tuning.characteristics.data,
+        probability=np.asarray(tuning.scored.score)[tuning.one_a_patient],
+        scores=score_distribution(
+            measured.characteristics.data,
+            np.asarray(measured.scored.score)[index],
+            measured.records.target[index],
+            np.asarray(measured.scored.flagged)[index],
+        ),
     )
 
 

@@ -16,11 +16,13 @@ from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import CARRIED_COLUMNS, N_LEADS
 from screening.errors import UserError
+from screening.model.reference import NUMERIC_QUALITY
 from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing
 
 FOLDS = 10
 _BATCH = 256
+QUALITY = np.dtype([(name, np.float32) for name in NUMERIC_QUALITY])
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class TrainingSet:
     device: np.ndarray  # object: str or None
     statements: np.ndarray  # object: tuple[str, ...], the archive's codes that the label rule lets count
     acquired_at: np.ndarray  # datetime64[us], NaT where unknown
+    quality: np.ndarray  # structured: a float32 of each of model.reference.NUMERIC_QUALITY
+    quality_flags: np.ndarray  # object: str, comma-separated names, empty where nothing is doubtful
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> records of the catalog that are not here
 
     def __len__(self) -> int:
@@ -185,7 +189,16 @@ def _arrays(planned: pa.Table, decoded: pa.Table, fold: np.ndarray, samples: int
         "device": _objects(planned["device"].to_pylist()),
         "statements": _objects([tuple(codes or ()) for codes in planned["labels"].to_pylist()]),
         "acquired_at": planned["acquired_at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]"),
+        "quality": _quality(decoded),
+        "quality_flags": _objects([flags or "" for flags in decoded["quality_flags"].to_pylist()]),
     }
+
+
+def _quality(decoded: pa.Table) -> np.ndarray:
+    out = np.empty(decoded.num_rows, QUALITY)
+    for name in NUMERIC_QUALITY:
+        out[name] = decoded[name].to_numpy()  # null, where nothing could be measured, becomes NaN
+    return out
 
 
 def _objects(values: list[Any]) -> np.ndarray:

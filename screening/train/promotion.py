@@ -25,7 +25,6 @@ from screening.train.gate import Verdict, judge
 from screening.train.registry import (
     CHAMPION,
     ModelVersion,
-    RegistryError,
     attach,
     find,
     move_champion,
@@ -34,6 +33,7 @@ from screening.train.registry import (
     tag,
     versions,
 )
+from screening.train.tracking import RegistryError
 
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 CHANGE_TAG = "change."

@@ -10,7 +10,6 @@ process of its own, whose highest resident memory the kernel tells when it ends.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess

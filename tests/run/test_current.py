@@ -11,7 +11,8 @@ import pytest
 
 from screening.errors import UserError
 from screening.run import current as module
-from screening.run.current import DUPLICATES, INDEX, LEFT_OUT, Current, Place, forget, open_current, read_row, refresh
+from screening.run.current import Current, Place, forget, open_current, read_row, refresh
+from screening.run.winners import DUPLICATES, INDEX, LEFT_OUT
 from screening.storage import Folder
 from tests.published import publish_run, sha256, write_catalog
 
@@ -56,7 +57,8 @@ def test_the_index_names_the_row_of_every_record_once(runs: Folder) -> None:
     assert rows(current, LEFT_OUT) == rows(current, DUPLICATES) == []
     for n in range(7):
         place = current.locate(f"r{n}")
-        assert place is not None and read_row(runs, place)["record_id"] == f"r{n}"
+        assert place is not None
+        assert read_row(runs, place)["record_id"] == f"r{n}"
     assert current.locate("r7") is None
 
 
@@ -133,7 +135,8 @@ def test_forgotten_records_and_patients_leave_and_stay_away(runs: Folder, tmp_pa
     current = forget(runs, record_ids=["r1", "r9"], patient_keys=["p4"])
     assert current.version == before.version + 1
     assert set(places(current)) == {f"r{n}" for n in (0, 2, 3, 5, 6)}
-    assert current.locate("r1") is None and current.locate("r4") is None
+    assert current.locate("r1") is None
+    assert current.locate("r4") is None
     assert current.counts["forgotten"] == 2
     assert {row["why"] for row in rows(current, LEFT_OUT)} == {"forgotten"}
     left = [name for name in runs.names("current")]
@@ -188,7 +191,7 @@ def test_a_tombstone_survives_a_race_with_a_refresh(
 ) -> None:
     refresh(runs)
     publish_run(runs, catalog(tmp_path, range(6, 9)), "b", finished_at="2026-02-01T00:00:00+00:00")
-    build, raced = module._build, []
+    build, raced = module.write_files, []
 
     def build_while_another_forgets(*args: Any, **kwargs: Any) -> dict[str, int]:
         if not raced:
@@ -196,10 +199,12 @@ def test_a_tombstone_survives_a_race_with_a_refresh(
             forget(runs, record_ids=["r7"])
         return build(*args, **kwargs)
 
-    monkeypatch.setattr(module, "_build", build_while_another_forgets)
+    monkeypatch.setattr(module, "write_files", build_while_another_forgets)
     current = refresh(runs)
-    assert current.version == 2 and current.forgotten_records == ("r7",)
-    assert "r7" not in places(current) and "r8" in places(current)
+    assert current.version == 2
+    assert current.forgotten_records == ("r7",)
+    assert "r7" not in places(current)
+    assert "r8" in places(current)
 
 
 def test_a_number_that_was_pruned_is_not_won(runs: Folder) -> None:
@@ -242,7 +247,8 @@ def test_old_versions_are_removed_but_the_last_few(runs: Folder) -> None:
         publish_run(runs, write_catalog(Path(runs.path("")).parent / "c", [{"record_id": f"n{at}"}]), f"n{at}")
     current = refresh(runs)
     kept = [name for name in runs.names("current") if name.endswith(".json")]
-    assert current.version == 7 and kept == [f"version-00000{n}.json" for n in (5, 6, 7)]
+    assert current.version == 7
+    assert kept == [f"version-00000{n}.json" for n in (5, 6, 7)]
     assert len(runs.names("current")) == 6
 
 
@@ -307,10 +313,12 @@ def test_the_index_lives_on_s3(s3: dict[str, Any], tmp_path: Path) -> None:
     first = refresh(runs)
     publish_run(runs, catalog(tmp_path, range(4, 7)), "b", finished_at="2026-02-01T00:00:00+00:00")
     current = refresh(runs)
-    assert refresh(runs) == current and current.version == first.version + 1
+    assert refresh(runs) == current
+    assert current.version == first.version + 1
     assert current.counts["superseded"] == 1
     assert current.locate("r4") == Place("b", 0, 0)
     place = current.locate("r3")
-    assert place is not None and read_row(runs, place)["record_id"] == "r3"
+    assert place is not None
+    assert read_row(runs, place)["record_id"] == "r3"
     assert forget(runs, patient_keys=["p4"]).locate("r4") is None
     assert len(runs.names("current")) == 2

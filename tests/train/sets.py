@@ -6,7 +6,7 @@ import numpy as np
 
 from screening.train.assemble import TrainSettings
 from screening.train.augment import Augmentation
-from screening.train.data import TrainingSet
+from screening.train.data import QUALITY, TrainingSet
 from screening.train.fit import FitSettings
 from tests.bundles import TINY
 
@@ -45,8 +45,17 @@ def training_set(records: int = 96, seed: int = 0, samples: int = 200) -> Traini
         device=np.full(records, None, dtype=object),
         statements=_tuples([("AMI",) if positive else () for positive in target]),
         acquired_at=np.full(records, "NaT", dtype="datetime64[us]"),
+        quality=_quality(signals),
+        quality_flags=np.array(["mains" if at % 10 == 0 else "" for at in range(records)], dtype=object),
         left_out={"flat_lead": 2},
     )
+
+
+def _quality(signals: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(signals), QUALITY)
+    out["duration_s"], out["source_rate_hz"] = 10, 500
+    out["amplitude_mV"] = np.ptp(signals, axis=2).max(axis=1)
+    return out
 
 
 def _tuples(values: list[tuple[str, ...]]) -> np.ndarray:

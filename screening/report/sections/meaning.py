@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit
 
@@ -11,9 +13,10 @@ from screening.report.disclosure import Released
 from screening.report.document import Block, Cell, Column, Estimate, Paragraph, Section, Table
 from screening.report.findings import Findings, ModelFacts, estimate_of
 from screening.report.quantify import rebinned
-from screening.report.usefulness import PREVALENCES, decision_curve, workload, worth
+from screening.report.usefulness import PREVALENCES, Operating, decision_curve, workload, worth
 
 _DRAWS = 2000
+_FLAGS_PER_1000 = (10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 500)
 
 
 def meaning(findings: Findings, released: Released) -> Section:
@@ -98,7 +101,13 @@ def _thresholds(
         curves_figure(
             f"workload_curve{key}",
             f"Flags per 1,000 patients by threshold{of}",
-            [Curve("flags per 1,000", [float(expit(row.log_odds)) for row in rows], [row.flags_per_1000 for row in rows])],
+            [
+                Curve(
+                    "flags per 1,000",
+                    [float(expit(row.log_odds)) for row in rows],
+                    [row.flags_per_1000 for row in rows],
+                )
+            ],
             x_title="Threshold on the probability",
             y_title="Flags per 1,000",
             y_kind="number",
@@ -117,17 +126,24 @@ def _thresholds(
             ],
             [
                 (float(expit(row.log_odds)), row.flags_per_1000, row.sensitivity, row.specificity, row.ppv)
-                for row in rows
+                for row in _chosen(rows, model.threshold)
             ],
             [
                 f"In use: {model.threshold:.1%}. Sensitivity and specificity at other thresholds are those measured with the model"
-                f" ({measured.source if measured is not None else 'it carries none'}), not of local readings."
+                f" ({measured.data if measured is not None else 'it carries none'}), not of local readings."
             ],
         ),
     ]
     if measured is not None and found is not None and found.value > 0 and model.used is not None:
         blocks += _decisions(model, found.value, key, of)
     return blocks
+
+
+def _chosen(rows: Sequence[Operating], threshold: float) -> list[Operating]:
+    """Return the thresholds nearest to round numbers of flags, and to the one in use."""
+    used = min(range(len(rows)), key=lambda at: abs(expit(rows[at].log_odds) - threshold))
+    near = {min(range(len(rows)), key=lambda at: abs(rows[at].flags_per_1000 - flags)) for flags in _FLAGS_PER_1000}
+    return [rows[at] for at in sorted(near | {used})]
 
 
 def _decisions(model: ModelFacts, prevalence: float, key: str, of: str) -> list[Block]:

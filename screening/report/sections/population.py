@@ -99,7 +99,7 @@ def _overall(released: Released) -> list[Block]:
         if counts.get(key, 0) != 0
     ]
     return [
-        flow_figure(counts, released.reasons["all"]),
+        flow_figure(counts, released.reasons["all"], round_to=released.settings.round_to),
         Table(
             "flow",
             "Records and patients",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from screening.report.document import (
+    HIDDEN,
     Block,
     Cell,
     Column,
     Headline,
+    Kind,
     NotEstimable,
     Paragraph,
     Remark,
@@ -23,23 +25,29 @@ from screening.report.validation import transport
 def summary(findings: Findings, waits: Sequence[str] = ()) -> Section:
     """The figures that come first, and what must be known with them."""
     standardised = findings.standardised
-    items: list[tuple[str, Cell, str, str]] = [
-        ("Patients", findings.total.patients, "count", "with a scored ECG in this report"),
-        ("Flagged", findings.total.apparent, "share_interval", "of them, before any correction"),
+    items: list[tuple[str, Cell, Kind, str]] = [
         (
             "Estimated prevalence",
             findings.headline.cell,
             "share_interval",
-            f"infarction or scar on the ECG; {findings.headline.basis}",
+            f"of infarction or scar on the ECG; {findings.headline.basis}",
         ),
+        ("Patients", _count(findings.total.patients), "count", "with a scored ECG"),
+        ("Flagged", findings.total.apparent, "share_interval", "of them, before any correction"),
         (
-            "Age-standardised",
+            "Age-standardised prevalence",
             standardised.adjusted,
             "share_interval",
-            f"the same in the {standardised.population}",
+            f"as it would be in the {standardised.population}",
         ),
     ]
-    return Section("summary", "Summary", [Headline(tuple(items)), *(Remark(one, "info") for one in waits), *_remarks(findings)])  # type: ignore[arg-type]
+    return Section(
+        "summary", "Summary", [Headline(tuple(items)), *(Remark(one, "info") for one in waits), *_remarks(findings)]
+    )
+
+
+def _count(count: int | None) -> Cell:
+    return HIDDEN if count is None else count
 
 
 def _remarks(findings: Findings) -> list[Block]:

@@ -66,7 +66,9 @@ def _read(model: ModelFacts) -> list[Block]:
         blocks.append(Paragraph(compared.verdict))
     now = found.prevalence.high - found.prevalence.low
     more: list[tuple[Cell, ...]] = [
-        (one.extra, one.flagged, one.unflagged, one.width, one.width - now) for one in more_readings(of, EXTRA) if one.extra
+        (one.extra, one.flagged, one.unflagged, one.width, one.width - now)
+        for one in more_readings(of, EXTRA)
+        if one.extra
     ]
     if more:
         blocks.append(

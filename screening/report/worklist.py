@@ -1,0 +1,342 @@
+"""The private list of flagged patients: who is to be looked at, in the order of probability, with ECGs.
+
+::
+
+    DIR/worklist.csv            every flagged patient, a row each
+    DIR/worklist.html           the first of them with their ECGs, and where to find the others
+    DIR/worklist-002.html ...   further pages
+
+It holds rows about single patients and so has no place beside shareable outputs: the folder has mode 0700, files 0600. Rows
+are streamed; of the ECGs one is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from markupsafe import Markup
+
+from screening.archive.catalog import Catalog
+from screening.archive.reader import ArchiveReader
+from screening.contract import LEADS, NOTICE, RESULT_COLUMNS
+from screening.recording import Recording
+from screening.report.facts import Frame, IndexRule, load_results, make_frame, name_places, open_records, pick, told
+from screening.report.patient import (
+    HOW_TO_READ,
+    TERRITORIES,
+    catalogued,
+    describe,
+    draw,
+    importance_of,
+    inline,
+    leading_leads,
+    leading_territory,
+    pages,
+    person,
+    probability_words,
+    read_as_scored,
+    territory_importance,
+    threshold_of,
+)
+from screening.report.render import harmless
+from screening.run.current import Current
+from screening.run.duck import MEMORY_MB, database
+from screening.storage import Folder
+
+PATIENTS_A_PAGE, ROWS_A_PAGE = 25, 500
+MOST_LISTED = 10_000
+"""Patients on HTML pages without an ECG; beyond, they are in the CSV only."""
+BATCH_ROWS = 2_000
+MOST_FAILURES = 3
+"""Of storage; then no further ECG is asked for, because each may take minutes to fail."""
+
+_COLUMNS = [
+    name
+    for name, *_ in RESULT_COLUMNS
+    if name not in ("status", "reason", "detail", "flagged", "input_contract_sha256")
+]
+CSV_COLUMNS = (
+    "rank",
+    *("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device", "probability", "logit"),
+    *("threshold", "leading_leads", "territory"),
+    *(f"territory_{wall}" for wall in TERRITORIES),
+    *(f"importance_{lead}" for lead in LEADS),
+    *("importance_se", "importance_donors", "quality_flags", "duration_s", "record_sha256"),
+    *("model_name", "model_version", "bundle_sha256", "run_id", "ecg"),
+)
+"""Of worklist.csv. ``ecg`` is where the ECG stands, or why it does not."""
+
+
+@dataclass(frozen=True)
+class Worklist:
+    """What was written."""
+
+    patients: int
+    drawn: int
+    lost: int  # ECGs that were to be drawn and could not be read
+    csv: str  # paths
+    html: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A patient on a page."""
+
+    rank: int
+    record_id: str
+    probability: str
+    acquired: str
+    person: str
+    territory: str
+    leads: str
+    said: list[tuple[str, str]] = field(default_factory=list)
+    svg: Markup | None = None
+    lost: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """Id of the patient's section or row."""
+        return f"r{self.rank}"
+
+
+def write_worklist(
+    folder: Folder,
+    current: Current,
+    catalog: Catalog,
+    *,
+    today: date,
+    index_rule: IndexRule = "latest",
+    since: date | None = None,
+    until: date | None = None,
+    plots: int = 50,
+    storage_options: dict[str, Any] | None = None,
+    memory_mb: int = MEMORY_MB,
+    progress: Callable[[int], object] | None = None,
+) -> Worklist:
+    """Write the flagged index ECGs of a population, one a patient, by the same rules as the report.
+
+    Parameters
+    ----------
+    folder
+        Of the worklist alone; what an earlier worklist left there is replaced. Modes hold on local disks: elsewhere the
+        store decides who reads it.
+    current
+        The index, from ``refresh``.
+    today, index_rule, since, until
+        As in ``population.tally``.
+    plots
+        ECGs drawn, the highest probabilities first.
+    storage_options
+        Of the archive.
+    progress
+        Called after every ECG, with 1.
+
+    Raises
+    ------
+    UserError
+        Catalog, index or results cannot be read, or do not fit each other.
+    """
+    if folder.is_local:
+        os.makedirs(folder.path(""), mode=0o700, exist_ok=True)
+        os.chmod(folder.path(""), 0o700)
+    frame = Frame(index_rule, since, until, today, (0,), 1, 1)
+    with database(memory_mb=memory_mb) as db, told(current):
+        _list_flagged(db, current, catalog, frame)
+        total = int(db.execute("SELECT count(*) FROM worklist").fetchall()[0][0])
+        detailed = min(plots, total)
+        models = _models(db, current)
+        first = db.execute("SELECT record_id FROM worklist ORDER BY rank LIMIT ?", [detailed]).fetchall()
+        held = catalogued(catalog, [record_id for (record_id,) in first], with_location=True)
+        places = {record_id: str(row["location"]) for record_id, row in held.items()}
+        artist = _Artist(ArchiveReader(catalog.root_url, storage_options), places, models, progress)
+        book = _Book(folder, total, detailed, {"models": models, "rule": index_rule, "since": since, "until": until})
+        with folder.writer("worklist.csv", mode=0o600) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+            writer = csv.writer(text, lineterminator="\r\n")
+            writer.writerow(CSV_COLUMNS)
+            for rank, row in enumerate(_rows(db), start=1):
+                ecg = ""
+                if rank <= book.shown:
+                    entry = artist.entry(rank, row, detailed=rank <= detailed)
+                    ecg = f"{page_name(book.page)}#{entry.anchor}" if entry.svg else entry.lost
+                    book.add(entry)
+                writer.writerow(_csv_row(rank, row, models[row["bundle_sha256"]]["threshold"], ecg))
+            text.flush()
+            text.detach()
+        book.close()
+    return Worklist(total, artist.drawn, artist.lost, folder.path("worklist.csv"), folder.path(page_name(1)))
+
+
+def page_name(number: int) -> str:
+    """Return the name of a page: the first is worklist.html."""
+    return "worklist.html" if number == 1 else f"worklist-{number:03d}.html"
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def _list_flagged(db: Any, current: Current, catalog: Catalog, frame: Frame) -> None:
+    """Make ``worklist``: the rows of flagged index ECGs with their rank."""
+    open_records(db, current, catalog, frame)
+    places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
+    bundles = list(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
+    make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
+    load_results(db, current, ())
+    pick(db, frame.index_rule)
+    columns = ", ".join(_COLUMNS)
+    db.execute(f"""
+        CREATE TABLE worklist AS
+        SELECT row_number() OVER (ORDER BY probability DESC, record_id) AS rank, {columns}
+        FROM results WHERE flagged AND pos IN (SELECT pos FROM picked WHERE once)""")
+
+
+def _rows(db: Any) -> Iterator[dict[str, Any]]:
+    columns = ", ".join(_COLUMNS)
+    for batch in db.sql(f"SELECT {columns} FROM worklist ORDER BY rank").to_arrow_reader(BATCH_ROWS):
+        for row in batch.to_pylist():
+            yield {**row, "status": "scored", "flagged": True}
+
+
+def _models(db: Any, current: Current) -> dict[str, dict[str, Any]]:
+    """Return bundle_sha256 -> name, version, threshold and patients, of the bundles behind the rows."""
+    found = db.execute("""
+        SELECT bundle_sha256, any_value(model_name), any_value(model_version), count(*) FROM worklist
+        GROUP BY 1 ORDER BY 4 DESC, 1""").fetchall()
+    return {
+        sha256: {"name": name, "version": version, "threshold": threshold_of(current.runs, sha256), "patients": n}
+        for sha256, name, version, n in found
+    }
+
+
+def _csv_row(rank: int, row: Mapping[str, Any], threshold: float, ecg: str) -> list[Any]:
+    importance = importance_of(row)
+    more: dict[str, Any] = {"rank": rank, "threshold": threshold, "ecg": ecg}
+    if importance is not None:
+        walls = territory_importance(importance)
+        more |= {"leading_leads": " ".join(leading_leads(importance)), "territory": leading_territory(walls)}
+        more |= {f"territory_{wall}": value for wall, value in walls.items()}
+    if row["acquired_at"] is not None:
+        more["acquired_at"] = row["acquired_at"].isoformat(sep=" ")
+    return [_cell({**row, **more}.get(name)) for name in CSV_COLUMNS]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return harmless(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+# --- ECGs ------------------------------------------------------------------------------------------------------------
+
+
+class _Artist:
+    """Makes entries, with the ECG where it is asked for and can be read."""
+
+    def __init__(
+        self,
+        reader: ArchiveReader,
+        places: Mapping[str, str],
+        models: Mapping[str, Mapping[str, Any]],
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self._reader, self._places, self._models, self._progress = reader, places, models, progress
+        self._failures = self.drawn = self.lost = 0
+
+    def entry(self, rank: int, row: Mapping[str, Any], *, detailed: bool) -> Entry:
+        importance = importance_of(row)
+        threshold = self._models[row["bundle_sha256"]]["threshold"]
+        more: dict[str, Any] = {}
+        if detailed:
+            found = self._read(row)
+            if isinstance(found, Recording):
+                self.drawn += 1
+                more["svg"] = inline(draw(row, found, threshold, form="svg", rank=rank))
+            else:
+                self.lost += 1
+                more["lost"] = found
+            if self._progress:
+                self._progress(1)
+        return Entry(
+            rank=rank,
+            record_id=row["record_id"],
+            probability=probability_words(row["probability"]),
+            acquired="" if row["acquired_at"] is None else f"{row['acquired_at']:%Y-%m-%d}",
+            person=person(row),
+            territory="" if importance is None else leading_territory(territory_importance(importance)),
+            leads="" if importance is None else ", ".join(leading_leads(importance)),
+            said=describe(row, threshold) if detailed else [],
+            **more,
+        )
+
+    def _read(self, row: Mapping[str, Any]) -> Recording | str:
+        if self._failures >= MOST_FAILURES:
+            return "the archive cannot be reached"
+        try:
+            return read_as_scored(self._reader, self._places.get(row["record_id"]), row)
+        except Exception as error:  # of storage: the list is of use without this ECG
+            self._failures += 1
+            return f"the archive could not be read ({type(error).__name__})"
+
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+
+
+class _Book:
+    """Writes the pages as their entries come; no more than one page is in memory."""
+
+    def __init__(self, folder: Folder, total: int, detailed: int, facts: Mapping[str, Any]) -> None:
+        self._folder, self._facts = folder, facts
+        self.total = total
+        self.shown = min(total, detailed + MOST_LISTED)
+        self._ends = [min(end + PATIENTS_A_PAGE, detailed) for end in range(0, detailed, PATIENTS_A_PAGE)]
+        self._ends += [min(end + ROWS_A_PAGE, self.shown) for end in range(detailed, self.shown, ROWS_A_PAGE)]
+        self._ends = self._ends or [0]
+        self._page, self._held, self._written = 1, list[Entry](), set[str]()
+
+    @property
+    def page(self) -> int:
+        """Number of the page on which the next entry stands."""
+        return self._page
+
+    def add(self, entry: Entry) -> None:
+        self._held.append(entry)
+        if entry.rank == self._ends[self._page - 1] and entry.rank < self.shown:
+            self._write()
+            self._page += 1
+
+    def close(self) -> None:
+        """Write the last page, and remove those of an earlier, longer list."""
+        self._write()
+        for name in self._folder.names():
+            if re.fullmatch(r"worklist-\d{3,}\.html", name) and name not in self._written:
+                self._folder.remove(name)
+
+    def _write(self) -> None:
+        starts = [1, *(end + 1 for end in self._ends[:-1])]
+        page = (
+            pages()
+            .get_template("worklist.html")
+            .render(
+                notice=NOTICE,
+                how_to_read=HOW_TO_READ,
+                number=self._page,
+                pages=[
+                    (page_name(at), a, b) for at, (a, b) in enumerate(zip(starts, self._ends, strict=True), start=1)
+                ],
+                entries=self._held,
+                detailed=bool(self._held and self._held[0].said),
+                total=self.total,
+                shown=self.shown,
+                **self._facts,
+            )
+        )
+        self._folder.write(page_name(self._page), page.encode(), mode=0o600)
+        self._written.add(page_name(self._page))
+        self._held = []

@@ -1,0 +1,120 @@
+"""Which row of each record wins, worked out and written by DuckDB: the data files of a version of `current`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from screening.run.duck import database, literal, path_namer, streamed
+from screening.run.rows import ROWS
+from screening.storage import Folder
+
+INDEX, LEFT_OUT, DUPLICATES = "index.parquet", "left_out.parquet", "duplicates.parquet"
+FILES = (INDEX, LEFT_OUT, DUPLICATES)
+VERSION = """coalesce(CASE WHEN length(version) = 16 THEN try_cast('0x' || version AS UBIGINT) END,
+                      md5_number_lower(version))"""
+"""SQL for a catalog's ``version`` as 64 bits: read as hex where it is 16 characters of it, else from its MD5."""
+_COLUMNS = f"""record_id, {VERSION} AS version, run, shard, "row", status = 'scored' AS scored,
+               ('0x' || record_sha256[1:16])::UBIGINT AS content"""
+"""Of the index. ``content`` is the first 64 bits of the SHA-256 of the record's bytes; as strings, content and version would
+double the index."""
+_COPY = "COPY ({}) TO $path (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"  # what locating one record reads
+
+
+def write_files(
+    out: Path,
+    incoming: Iterator[pa.RecordBatch],
+    *,
+    base: tuple[Folder, Mapping[str, str]] | None,
+    alone: bool,
+    forgotten: tuple[tuple[str, ...], tuple[str, ...]],
+    memory_mb: int,
+) -> dict[str, int]:
+    """Write the data files of a version into ``out`` and return its counts.
+
+    Parameters
+    ----------
+    incoming
+        Rows of the entering runs, as `rows.ROWS`.
+    base
+        Folder of the version that is built upon, and where in it each of `FILES` is; None builds from nothing.
+    alone
+        All of ``incoming`` is of one run and there is no ``base``.
+    forgotten
+        Record ids and patient keys that are left out.
+    """
+    with database(memory_mb=memory_mb) as db:
+        index, duplicates = literal(str(out / INDEX)), literal(str(out / DUPLICATES))
+        db.execute('CREATE TABLE left_out (run INTEGER, shard INTEGER, "row" INTEGER, why VARCHAR)')
+        if alone and not any(forgotten):  # nothing can be left out: sort and write
+            with streamed(db, "incoming", ROWS, incoming):
+                db.execute(
+                    _COPY.format(f"SELECT {_COLUMNS} FROM incoming ORDER BY record_id"), {"path": str(out / INDEX)}
+                )
+        else:
+            with streamed(db, "incoming", ROWS, incoming):
+                _enter(db, forgotten)
+            _base(db, base)
+            _supersede(db)
+            winners = "SELECT * EXCLUDE h FROM candidates c ANTI JOIN twice t ON t.h = c.h AND t.run > c.run"
+            db.execute(_COPY.format(f"{winners} ORDER BY record_id"), {"path": str(out / INDEX)})
+        db.execute(_COPY.format('FROM left_out ORDER BY run, shard, "row"'), {"path": str(out / LEFT_OUT)})
+        same = """
+            WITH scored AS (SELECT record_id, content FROM read_parquet($index) WHERE scored AND content IS NOT NULL),
+                 shared AS (SELECT content, min(record_id) AS same_as FROM scored
+                            WHERE content IN (SELECT content FROM scored GROUP BY content HAVING count(*) > 1)
+                            GROUP BY content)
+            SELECT record_id, same_as FROM scored JOIN shared USING (content) WHERE record_id <> same_as
+            ORDER BY record_id"""
+        db.execute(_COPY.format(same), {"index": index, "path": str(out / DUPLICATES)})
+        return _counts(db, index, duplicates)
+
+
+def _enter(db: duckdb.DuckDBPyConnection, forgotten: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    """Make ``entered`` of what comes in, and put the forgotten among it into ``left_out``."""
+    db.register("forgotten_record", pa.table({"id": pa.array(forgotten[0], pa.string())}))
+    db.register("forgotten_patient", pa.table({"id": pa.array(forgotten[1], pa.string())}))
+    tombstone = "record_id IN (FROM forgotten_record) OR coalesce(patient_key IN (FROM forgotten_patient), false)"
+    db.execute(f"""
+        CREATE TABLE entered AS
+        SELECT {_COLUMNS}, hash(record_id) AS h, {tombstone if any(forgotten) else "false"} AS forgotten FROM incoming""")
+    db.execute("""INSERT INTO left_out SELECT run, shard, "row", 'forgotten' FROM entered WHERE forgotten""")
+
+
+def _supersede(db: duckdb.DuckDBPyConnection) -> None:
+    """Make ``twice``, the last run of what is in several, and put what lost into ``left_out``."""
+    db.execute("""
+        CREATE VIEW candidates AS
+        SELECT *, hash(record_id) AS h FROM base UNION ALL SELECT * EXCLUDE forgotten FROM entered WHERE NOT forgotten""")
+    db.execute("""
+        CREATE TABLE twice AS SELECT h, max(run) AS run FROM candidates
+        WHERE h IN (SELECT h FROM entered) GROUP BY h HAVING count(*) > 1""")
+    db.execute("""
+        INSERT INTO left_out SELECT c.run, shard, "row", 'superseded'
+        FROM candidates c JOIN twice t ON t.h = c.h AND t.run > c.run""")
+
+
+def _base(db: duckdb.DuckDBPyConnection, base: tuple[Folder, Mapping[str, str]] | None) -> None:
+    """Make ``base``, the rows of the version that is built upon, and add those that it had left out."""
+    if base is None:
+        db.execute("CREATE TABLE base AS SELECT * EXCLUDE (h, forgotten) FROM entered WHERE false")
+        return
+    folder, paths = base
+    spelt = path_namer(db, folder)
+    db.read_parquet(literal(spelt(paths[INDEX]))).create_view("base")
+    db.read_parquet(literal(spelt(paths[LEFT_OUT]))).insert_into("left_out")
+
+
+def _counts(db: duckdb.DuckDBPyConnection, index: str, duplicates: str) -> dict[str, int]:
+    rows = db.execute(
+        """SELECT count(*), count(*) FILTER (scored), count(*) FILTER (NOT scored),
+                  (SELECT count(*) FROM left_out WHERE why = 'superseded'),
+                  (SELECT count(*) FROM left_out WHERE why = 'forgotten'),
+                  (SELECT count(*) FROM read_parquet($duplicates))
+           FROM read_parquet($index)""",
+        {"index": index, "duplicates": duplicates},
+    ).fetchall()
+    return dict(zip(("records", "scored", "rejected", "superseded", "forgotten", "duplicates"), rows[0], strict=True))

@@ -1,0 +1,75 @@
+"""How often the intervals of prevalence hold the truth: ``python -m tests.studies.coverage``.
+
+Every replicate draws its own screened patients, and its own measured positives and negatives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import numpy as np
+
+from screening.report.accuracy import Accuracy, sample
+from screening.report.document import NotEstimable
+from screening.report.prevalence import draw, lang_reiczigel
+
+GRID = list(
+    itertools.product(
+        (0.6, 0.8, 0.95),  # sensitivity
+        (0.85, 0.95, 0.99),  # specificity
+        ((50, 200), (500, 2000)),  # measured positives and negatives
+        (300, 5000),  # patients
+        (0.01, 0.05, 0.2),  # prevalence
+    )
+)
+
+
+def coverage(*, replicates: int, cells: int | None = None, seed: int = 0, draws: int = 1000) -> list[dict[str, float]]:
+    """Return for each cell of the grid (or a random choice of them) the share of intervals that hold the prevalence."""
+    rng = np.random.default_rng(seed)
+    chosen = GRID if cells is None else [GRID[i] for i in rng.choice(len(GRID), cells, replace=False)]
+    rows = []
+    for se, sp, (n_se, n_sp), n, p in chosen:
+        flagged = rng.binomial(n, p * se + (1 - p) * (1 - sp), replicates)
+        right = rng.binomial(n_se, se, replicates), rng.binomial(n_sp, sp, replicates)
+        held = {"lang_reiczigel": 0, "draws": 0}
+        width = {"lang_reiczigel": 0.0, "draws": 0.0}
+        for f, a, b in zip(flagged.tolist(), *(row.tolist() for row in right), strict=True):
+            measured = Accuracy(a / n_se, b / n_sp, n_se, n_sp, 0.0, "", "", "")
+            found = lang_reiczigel(f, n, measured)
+            if isinstance(found, NotEstimable):
+                continue
+            by_draws = draw([(f, n, sample(measured, draws, rng))], rng).estimate
+            for name, of in (("lang_reiczigel", found.estimate), ("draws", by_draws.estimate)):
+                held[name] += of.low <= p <= of.high
+                width[name] += of.high - of.low
+        rows.append(
+            {"se": se, "sp": sp, "n_se": n_se, "n_sp": n_sp, "n": n, "prevalence": p}
+            | {name: count / replicates for name, count in held.items()}
+            | {f"{name}_width": of / replicates for name, of in width.items()}
+        )
+    return rows
+
+
+def main() -> None:
+    """Print the table, worst cells first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--replicates", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rows = sorted(coverage(replicates=arguments.replicates, seed=arguments.seed), key=lambda row: row["lang_reiczigel"])
+    print("Se    Sp    n_Se  n_Sp     n  prevalence  Lang-Reiczigel  width   by draws  width")
+    for row in rows:
+        print(
+            f"{row['se']:.2f}  {row['sp']:.2f}  {row['n_se']:>4.0f}  {row['n_sp']:>4.0f}  {row['n']:>4.0f}  "
+            f"{row['prevalence']:>10.2f}  {row['lang_reiczigel']:>14.3f}  {row['lang_reiczigel_width']:.3f}  "
+            f"{row['draws']:>8.3f}  {row['draws_width']:.3f}"
+        )
+    for name in ("lang_reiczigel", "draws"):
+        values = [row[name] for row in rows]
+        print(f"{name}: lowest {min(values):.3f}, mean {np.mean(values):.3f}, below 0.94 in {sum(v < 0.94 for v in values)}")
+
+
+if __name__ == "__main__":
+    main()
