@@ -12,6 +12,7 @@ from screening.model.bundle import Bundle, Counts, OperatingCharacteristics
 from screening.model.bundle_writer import save_bundle
 from screening.model.calibration import PlattCalibrator
 from screening.model.msaic import MSAICConfig, MSAICNet
+from screening.model.reference import NUMERIC_QUALITY, Reference, make_reference, score_distribution
 from screening.signal.preprocess import Preprocessing, preprocess
 
 # Pooled by the mean alone: a few steps of training on noise then learn what tests plant in it.
@@ -30,6 +31,24 @@ def signals(records: int = 2, seed: int = 0) -> np.ndarray:
     """Return noise that looks enough like ECGs for arithmetic: float32 (b, 12, 5000) in mV."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, 0.2, (records, 12, 5000)).astype(np.float32)
+
+
+def reference(records: int = 400, seed: int = 0) -> Reference:
+    """Return what a made-up population looks like, one ECG a patient; a quarter of them have the condition."""
+    rng = np.random.default_rng(seed)
+    target = np.arange(records) % 4 == 0
+    probability = 1 / (1 + np.exp(-rng.normal(np.where(target, 1.0, -3.0), 1.5)))
+    return make_reference(
+        "made up",
+        patients=records,
+        quality={name: rng.lognormal(size=records) for name in NUMERIC_QUALITY},
+        quality_flags=["noise" if at % 20 == 0 else "" for at in range(records)],
+        age=np.round(rng.normal(60, 12, records)),
+        sex=["female" if at % 2 else "male" for at in range(records)],
+        scored="made up, fold 3",
+        probability=probability,
+        scores=score_distribution("made up, nested", probability, target, probability >= 0.3),
+    )
 
 
 def make_bundle(folder: Path, **changes: Any) -> Bundle:

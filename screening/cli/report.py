@@ -171,7 +171,8 @@ def _text(report: Report, paths: Mapping[str, str], listed: str | None, logged: 
 
     findings = report.findings
     lines = [
-        f"Patients with a scored ECG   {written(findings.total.patients if findings.total.patients is not None else HIDDEN, 'count')}",
+        "Patients with a scored ECG   "
+        f"{written(findings.total.patients if findings.total.patients is not None else HIDDEN, 'count')}",
         f"Flagged                      {written(findings.total.apparent, 'share_interval')}",
     ]
     lines += [

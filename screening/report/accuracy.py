@@ -55,8 +55,8 @@ def of_counts(
 def of_bundle(bundle: Bundle) -> Accuracy | None:
     """Return what a bundle's own counts say, None where it carries none that can be used.
 
-    Counts of nested cross-validation are of records that no part of the procedure had seen; without it they are of the tuning
-    fold, which fixed the threshold, and flatter.
+    Counts of nested cross-validation are of records that no part of the procedure had seen; without it they are of the
+    tuning fold, which fixed the threshold, and flatter.
     """
     measured = bundle.operating_characteristics
     nested = OUT_OF_FOLD in bundle.files
@@ -72,8 +72,8 @@ def of_bundle(bundle: Bundle) -> Accuracy | None:
 def sample(accuracy: Accuracy, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return joint draws of sensitivity and specificity, float64 (size, 2).
 
-    Counts give independent Beta(x + 1, n - x + 1), the posterior under a uniform prior; a local validation brings its own draws,
-    which are drawn from again.
+    Counts give independent Beta(x + 1, n - x + 1), the posterior under a uniform prior; a local validation brings its
+    own draws, which are drawn from again.
     """
     if accuracy.draws is not None:
         chosen: np.ndarray = accuracy.draws[rng.integers(len(accuracy.draws), size=size)]
@@ -113,11 +113,11 @@ def pooled(
 ) -> dict[str, np.ndarray]:
     """Return joint draws of sensitivity and specificity of each group, float64 (size, 2), partially pooled.
 
-    The rates of groups are draws from a beta distribution with mean mu and strength kappa; (mu, kappa) has a flat prior in mu and
-    in log kappa (5 to 2,000) and is drawn from its exact posterior on a grid, then each group's rate from its own beta posterior
-    (a beta-binomial hierarchy: Gelman et al., Bayesian Data Analysis, 3rd ed., section 5.3). A group without counts is drawn
-    from the population of groups, as wide as groups differ. Where fewer than two groups were counted, and for a local
-    validation, which was not counted by group, all groups have the draws of everybody.
+    The rates of groups are draws from a beta distribution with mean mu and strength kappa; (mu, kappa) has a flat prior
+    in mu and in log kappa (5 to 2,000) and is drawn from its exact posterior on a grid, then each group's rate from its
+    own beta posterior (a beta-binomial hierarchy: Gelman et al., Bayesian Data Analysis, 3rd ed., section 5.3). A group
+    without counts is drawn from the population of groups, as wide as groups differ. Where fewer than two groups were
+    counted, and for a local validation, which was not counted by group, all groups have the draws of everybody.
     """
     counted = accuracy.subgroups.get(kind, {}) if accuracy.draws is None else {}
     if len(counted) < 2:

@@ -26,7 +26,6 @@ from screening.report.estimate import Inputs, find
 from screening.report.findings import Findings, Frame, ModelFacts
 from screening.report.population import tally
 from screening.report.protected import Released
-from screening.report.validation import accuracy, load_validations
 from screening.report.sections.drift import drift as drift_section
 from screening.report.sections.explanation import explanation
 from screening.report.sections.meaning import meaning
@@ -39,6 +38,7 @@ from screening.report.sections.strata import strata, trend
 from screening.report.sections.validation import validation
 from screening.report.standardise import ReferencePopulation
 from screening.report.tallies import Tallies
+from screening.report.validation import accuracy, load_validations
 from screening.run.bundles import fetch_bundle
 from screening.run.current import Current
 from screening.settings import ReportSettings

@@ -171,9 +171,9 @@ def _ask(system: System, figures: Figures, state: Suppression, threshold: int, p
         grown=np.zeros_like(values),
     )
     state.hidden |= small & figures.published
-    totals = np.array([key[3] == "*" for key in system.names], dtype=bool)
+    cells = np.array([key[3] != "*" and key[0] != "importance" for key in system.names], dtype=bool) & ~figures.margins
     for table in np.unique(figures.tables[small & figures.published]):
-        there = (figures.tables == table) & (values > 0) & ~totals & ~figures.margins
+        there = (figures.tables == table) & (values > 0) & cells
         if there.sum() > 2 and (small & there).sum() > SPARSE * there.sum():
             state.give_up(figures, int(table))
     _hide_parts(system, state, [int(i) for i in np.flatnonzero((values >= 1) & (values <= threshold))])

@@ -1,7 +1,7 @@
 """From protected counts to findings: every estimate of the report, in one place and in one order.
 
-Nothing here sees an exact count. All groups are corrected with the same joint draws of sensitivity and specificity, so that
-what they have in common is in common.
+Nothing here sees an exact count. All groups are corrected with the same joint draws of sensitivity and specificity, so
+that what they have in common is in common.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class _Estimation:
         for model in self.models:
             if model.used is None:
                 return NotEstimable(
-                    f"model {model.label} carries no counts of true and false flags, and no sample of these ECGs was read"
+                    f"model {model.label} carries no counts of true and false flags, and no sample of these ECGs was "
+                    "read"
                 )
             if (chance := no_better_than_chance(model.used)) is not None:
                 return chance
@@ -155,8 +156,8 @@ class _Estimation:
     def _direct(self, parts: Parts) -> Corrected | None:
         """Return the stratified estimate of a local sample, where it was drawn from these very patients.
 
-        It is Rogan-Gladen with the share flagged held at its own value, and so much narrower than with a share that varies
-        apart from sensitivity and specificity (`validation`).
+        It is Rogan-Gladen with the share flagged held at its own value, and so much narrower than with a share that
+        varies apart from sensitivity and specificity (`validation`).
         """
         validation, frame = self.models[parts[0][0]].validation, self.inputs.frame
         if (
@@ -300,7 +301,8 @@ class _Estimation:
     def _errors_of(self, kind: str | None, rows: Sequence[str]) -> Mapping[str, list[np.ndarray | None]]:
         """Return for each category each model's draws of sensitivity and specificity, partially pooled.
 
-        Sites carry the names of their archive: the same name elsewhere is another site, so that sites are drawn as new ones.
+        Sites carry the names of their archive: the same name elsewhere is another site, so that sites are drawn as new
+        ones.
         """
         of_model = []
         for model in self.models:
@@ -340,7 +342,7 @@ class _Estimation:
         return Standardised(reference.name, reference.source, *cells, bands)
 
     def _strata(self, table: Protected, *, sexed: bool) -> list[Weighted]:
-        """Return the strata that are shown; those that are hidden or empty are one together, made of what is left of the total."""
+        """Return the strata that are shown; those hidden or empty are one together, made of what is left of the total."""
         reference, edges = self.inputs.population, list(self.inputs.age_edges)
         errors = self._errors_of("age", [row.partition("|")[0] for row in table.rows])
         shown: list[Weighted] = []

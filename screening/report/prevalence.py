@@ -41,7 +41,7 @@ class Corrected:
 
 
 def wilson(x: float, n: float, *, level: float = LEVEL) -> Estimate:
-    """Return a share with the score interval (Wilson, J Am Stat Assoc 1927;22:209). ``x`` and ``n`` may be effective numbers."""
+    """Return a share with its score interval (Wilson, J Am Stat Assoc 1927;22:209); numbers may be effective ones."""
     if n <= 0:
         return Estimate(math.nan, 0.0, 1.0)
     z2 = float(ndtri((1 + level) / 2)) ** 2
@@ -56,8 +56,8 @@ def no_better_than_chance(accuracy: Accuracy) -> NotEstimable | None:
     if accuracy.sensitivity + accuracy.specificity > 1:
         return None
     return NotEstimable(
-        f"sensitivity and specificity ({accuracy.source}) add up to {accuracy.sensitivity + accuracy.specificity:.2f}, so a flag tells "
-        "no more than chance"
+        f"sensitivity and specificity ({accuracy.source}) add up to "
+        f"{accuracy.sensitivity + accuracy.specificity:.2f}, so a flag tells no more than chance"
     )
 
 
@@ -118,9 +118,9 @@ def draw(parts: Sequence[tuple[float, float, np.ndarray]], rng: np.random.Genera
     Parameters
     ----------
     parts
-        Flagged patients, patients (or effective numbers), and joint draws of sensitivity and specificity, float64 (draws, 2).
-        AP is drawn from Beta(x + 1/2, n - x + 1/2) (Jeffreys). Parts, and groups, that are given the same array share its
-        uncertainty draw by draw.
+        Flagged patients, patients (or effective numbers), and joint draws of sensitivity and specificity, float64
+        (draws, 2). AP is drawn from Beta(x + 1/2, n - x + 1/2) (Jeffreys). Parts, and groups, that are given the same
+        array share its uncertainty draw by draw.
     """
     total = sum(n for _, n, _ in parts)
     observed = raw = 0.0
@@ -152,8 +152,8 @@ def bayes(
 ) -> Estimate | NotEstimable:
     """Return the posterior mean and credible interval of the prevalence (Gelman & Carpenter, J R Stat Soc C 2020;69:1269).
 
-    flagged ~ Binomial(n, p Se + (1 - p)(1 - Sp)), p ~ Beta(prior), Se and Sp from what was measured. The posterior of p is computed
-    on a grid, averaged over draws of (Se, Sp), each weighted by how well it explains the flags.
+    flagged ~ Binomial(n, p Se + (1 - p)(1 - Sp)), p ~ Beta(prior), Se and Sp from what was measured. The posterior of p
+    is computed on a grid, averaged over draws of (Se, Sp), each weighted by how well it explains the flags.
     """
     if (chance := no_better_than_chance(accuracy)) is not None:
         return chance

@@ -1,6 +1,7 @@
 """Prevalence from the distribution of scores alone, without a threshold: second opinions beside Rogan-Gladen.
 
-Both rest on prior shift: cases look here as they did where the model was measured, others too, and only the share differs.
+Both rest on prior shift: cases look here as they did where the model was measured, others too, and only the share
+differs.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def em(
 ) -> Estimate | NotEstimable:
     """Return the prevalence that explains the calibrated probabilities best (Saerens et al., Neural Comput 2002;14:21).
 
-    Expectation maximisation under prior shift: with pi_0 the prevalence of the calibration and p a probability, a prevalence pi
-    makes it p' = p (pi/pi_0) / (p (pi/pi_0) + (1 - p)(1 - pi)/(1 - pi_0)), whose mean is the next pi. The interval is a multinomial
-    bootstrap over the bins.
+    Expectation maximisation under prior shift: with pi_0 the prevalence of the calibration and p a probability, a
+    prevalence pi makes it p' = p (pi/pi_0) / (p (pi/pi_0) + (1 - p)(1 - pi)/(1 - pi_0)), whose mean is the next pi. The
+    interval is a multinomial bootstrap over the bins.
 
     Parameters
     ----------
@@ -75,8 +76,8 @@ def pacc(
 ) -> Estimate | NotEstimable:
     """Return the prevalence by probabilistic adjusted counting (Bella et al., ICDM 2010).
 
-    P = (mean probability here - that of measured negatives) / (that of measured positives - that of negatives): Rogan-Gladen with
-    probabilities in place of flags. The interval is a bootstrap over the bins of all three.
+    P = (mean probability here - that of measured negatives) / (that of measured positives - that of negatives):
+    Rogan-Gladen with probabilities in place of flags. The interval is a bootstrap over the bins of all three.
 
     Parameters
     ----------
@@ -124,6 +125,7 @@ def disagreement(first: tuple[str, Estimate], others: Sequence[tuple[str, Estima
     if not apart:
         return None
     return (
-        f"The estimators disagree: {name} {one.value:.1%} ({one.low:.1%} to {one.high:.1%}), but {'; '.join(apart)}. At least one of "
-        "their assumptions does not hold here, most likely that the model errs, or is calibrated, as it was where it was measured."
+        f"The estimators disagree: {name} {one.value:.1%} ({one.low:.1%} to {one.high:.1%}), but {'; '.join(apart)}. "
+        "At least one of their assumptions does not hold here, most likely that the model errs, or is calibrated, "
+        "as it was where it was measured."
     )

@@ -1,7 +1,7 @@
 """Direct standardisation by age to a reference population, and change over calendar time.
 
-Estimates of strata are weighted as they are, also below zero, and the sum alone is truncated: truncating first would push every
-standardised estimate up where prevalence is low.
+Estimates of strata are weighted as they are, also below zero, and the sum alone is truncated: truncating first would
+push every standardised estimate up where prevalence is low.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class ReferencePopulation:
 def load_reference_population(path: str | Path | None = None) -> ReferencePopulation:
     """Return the reference population in a CSV file; None: the European Standard Population 2013.
 
-    The file has columns ``age_from`` and ``weight``, perhaps ``sex`` (female, male), a line ``# source: ...`` and perhaps a line
-    ``# name: ...``. Weights may be persons or shares.
+    The file has columns ``age_from`` and ``weight``, perhaps ``sex`` (female, male), a line ``# source: ...`` and
+    perhaps a line ``# name: ...``. Weights may be persons or shares.
 
     Raises
     ------
@@ -70,7 +70,8 @@ def load_reference_population(path: str | Path | None = None) -> ReferencePopula
     }
     if not said.get("source"):
         raise UserError(
-            f"the reference population {file} does not say where it is from; add a line '# source: ...', which the report cites"
+            f"the reference population {file} does not say where it is from; add a line '# source: ...', which the "
+            "report cites"
         )
     numbered = [
         (number, line) for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")
@@ -129,7 +130,7 @@ class Standard:
 
 
 def direct(strata: Sequence[Weighted]) -> Standard | NotEstimable:
-    """Return what the reference population would have with the strata's shares: sum of w P / sum of w, and joint draws of it."""
+    """Return what the reference population would have with the strata's shares: sum of w P / sum of w, by joint draws."""
     total = sum(one.weight for one in strata)
     if not total:
         return NotEstimable("no age band has enough patients to be shown")
@@ -146,8 +147,8 @@ def direct(strata: Sequence[Weighted]) -> Standard | NotEstimable:
 def trend(years: Sequence[int], patients: Sequence[int], drawn: Sequence[np.ndarray]) -> Estimate | None:
     """Return the change of prevalence a year, as a fraction, by a line fitted to each draw; None with fewer than three years.
 
-    Years are weighted by their patients. As all years share the draws of sensitivity and specificity, the uncertainty of these
-    scales the slope but does not make one.
+    Years are weighted by their patients. As all years share the draws of sensitivity and specificity, the uncertainty of
+    these scales the slope but does not make one.
 
     Parameters
     ----------

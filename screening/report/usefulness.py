@@ -117,9 +117,9 @@ def decision_curve(
 ) -> list[NetBenefit]:
     """Return a decision curve at ``prevalence`` (Vickers & Elkin, Med Decis Making 2006;26:565).
 
-    Net benefit = true flags - false flags x t / (1 - t), a patient: t is the probability of disease at which confirming is just worth
-    its trouble. Probabilities hold at another prevalence, so that t here is the log-odds t - logit(prevalence) +
-    logit(calibration prevalence) there; sensitivity and specificity are those at the nearest edge.
+    Net benefit = true flags - false flags x t / (1 - t), a patient: t is the probability of disease at which confirming
+    is just worth its trouble. Probabilities hold at another prevalence, so that t here is the log-odds t -
+    logit(prevalence) + logit(calibration prevalence) there; sensitivity and specificity are those at the nearest edge.
 
     Parameters
     ----------

@@ -275,10 +275,11 @@ def _reference(
     train: TrainingSet, tuning: Measured, measured: Measured, name: str, settings: TrainSettings
 ) -> Reference:
     """Return what the training records look like, and how patients score whom the network had not trained on."""
-    index = measured.one_a_patient
-    folds = ", ".join(map(str, settings.train_folds))
+    index, folds = measured.one_a_patient, settings.train_folds
+    together = len(folds) > 1 and list(folds) == list(range(folds[0], folds[-1] + 1))
+    written = f"{folds[0]}-{folds[-1]}" if together else ", ".join(map(str, folds))
     return make_reference(
-        f"{name}, fold{'s' if len(settings.train_folds) > 1 else ''} {folds}",
+        f"{name}, fold{'s' if len(folds) > 1 else ''} {written}",
         patients=_counts(train)["patients"],
         quality={column: train.quality[column] for column in NUMERIC_QUALITY},
         quality_flags=train.quality_flags.tolist(),

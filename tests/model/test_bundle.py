@@ -27,7 +27,7 @@ from screening.model.bundle import (
 )
 from screening.model.locate import resolve_model
 from screening.model.out_of_fold import OutOfFold
-from tests.bundles import make_bundle, signals, tiny_network
+from tests.bundles import make_bundle, reference, signals, tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_manifest_that_is_none_is_refused(copy: Path, content: bytes) -> None:
 
 def test_a_bundle_of_another_schema_or_contract_is_refused(copy: Path, tmp_path: Path) -> None:
     rewrite(copy, schema_version=99)
-    with pytest.raises(BundleError, match=r"has schema version 99, this program reads 2; install the version"):
+    with pytest.raises(BundleError, match=r"has schema version 99, this program reads 3; install the version"):
         load_bundle(copy)
     for name in ("../../etc/passwd", "../picture.png", "run.py"):
         rewrite(copy, schema_version=2, files={**dict.fromkeys(FILES, "0" * 64), name: "0" * 64})
@@ -138,6 +138,12 @@ def test_a_bundle_of_another_schema_or_contract_is_refused(copy: Path, tmp_path:
     rewrite(other, input_contract=contract, input_contract_sha256=sha256_of(contract))
     with pytest.raises(BundleError, match="another input contract"):
         load_bundle(other)
+
+
+def test_bundles_of_earlier_schemas_are_read(copy: Path) -> None:
+    for earlier in (1, 2):
+        rewrite(copy, schema_version=earlier)
+        assert load_bundle(copy).reference() is None
 
 
 def test_settings_of_a_newer_program_are_refused(copy: Path) -> None:
@@ -279,3 +285,30 @@ def test_out_of_fold_predictions_and_pictures_come_back_and_are_hashed(tmp_path:
         (bundle.path / file).write_bytes(genuine)
     with pytest.raises(ValueError, match="'../x.png' is no file name of a picture"):
         make_bundle(tmp_path / "c", pictures={"../x.png": b""})
+
+
+def test_a_reference_comes_back_and_is_hashed(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", reference=reference())
+    assert load_bundle(bundle.path).reference() == reference()
+    assert bundle.sha256 != make_bundle(tmp_path / "other", reference=reference(seed=1)).sha256
+    file = bundle.path / "reference.json"
+    genuine = file.read_bytes()
+    file.write_bytes(genuine.replace(b'"noise":20', b'"noise":21'))
+    with pytest.raises(BundleError, match=r"reference\.json differs from its SHA-256"):
+        load_bundle(bundle.path)
+    file.write_bytes(genuine.replace(b'"schema_version":1', b'"schema_version":2'))
+    with pytest.raises(BundleError, match=r"reference\.json is not understood \(version 2, not 1\); install the version"):
+        bundle.reference()
+
+
+def test_the_shipped_bundle_tells_of_its_population() -> None:
+    bundle = load_bundle(PRETRAINED)
+    measured, counts = bundle.reference(), bundle.operating_characteristics.overall
+    assert measured is not None
+    assert measured.records == bundle.training["records"]["trained"]
+    assert sum(measured.scores.positive) == counts.TP + counts.FN
+    assert sum(measured.scores.negative) == counts.TN + counts.FP
+    assert measured.scores.flagged == counts.TP + counts.FP
+    assert sum(measured.features["log_odds"].counts) == bundle.training["records"]["calibrated"]
+    for name, one in measured.features.items():
+        assert sum(one.counts) + one.missing == measured.records or name == "log_odds", name

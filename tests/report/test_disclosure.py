@@ -64,7 +64,7 @@ def possible_values(shown: Protected, cell: tuple[int, int], most: int) -> set[i
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_every_small_count_of_a_table_could_be_anything_from_1_to_the_threshold(data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(2, 3)), data.draw(st.integers(2, 3))
@@ -238,7 +238,7 @@ def test_a_release_waits_for_enough_new_patients(new: int) -> None:
     assert replace(second, waits=False, why="") == first
 
 
-@pytest.mark.parametrize(("new", "growing"), [(25, False), (60, True), (150, False)])
+@pytest.mark.parametrize(("new", "growing"), [(25, False), (60, True)])
 @pytest.mark.parametrize("only_grew", [False, True])
 def test_two_nights_together_give_away_nothing(
     new: int, growing: bool, only_grew: bool, monkeypatch: pytest.MonkeyPatch

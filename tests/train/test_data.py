@@ -13,6 +13,7 @@ from screening.archive.catalog import build_catalog
 from screening.archive.labels import PRESETS
 from screening.errors import UserError
 from screening.signal.preprocess import Preprocessing, preprocess
+from screening.signal.quality import assess
 from screening.train.data import TrainingSet, check_disjoint, load_training_set
 
 RECORDS, INFARCTS = 14, 3
@@ -78,6 +79,15 @@ def test_signals_are_what_screening_sees(loaded: TrainingSet, archive: Path) -> 
     for record_id, signal in zip(loaded.record_id, loaded.signals_mV, strict=True):
         physical = np.fromfile(archive / f"{record_id}.dat", "<i2").reshape(-1, 12).T.astype(np.float32) / 1000
         np.testing.assert_allclose(signal, preprocess(physical[None], 500.0, Preprocessing())[0], atol=1e-4)
+
+
+def test_quality_is_what_screening_measures(loaded: TrainingSet, archive: Path) -> None:
+    for record_id, row, flags in zip(loaded.record_id, loaded.quality, loaded.quality_flags, strict=True):
+        physical = np.fromfile(archive / f"{record_id}.dat", "<i2").reshape(-1, 12).T.astype(np.float32) / 1000
+        measured = assess(physical[None], 500.0)
+        for name in loaded.quality.dtype.names:
+            assert row[name] == pytest.approx(measured[name][0], rel=1e-3, abs=1e-6), name
+        assert flags == measured["quality_flags"][0]
 
 
 def test_labels_and_folds_are_the_table_s(loaded: TrainingSet, archive: Path) -> None:

@@ -53,6 +53,11 @@ def test_retraining_gives_a_registered_bundle_once(catalog: TrainingSet, tmp_pat
     assert bundle.seen()["trained"] == frozenset(train.record_sha256)
     assert bundle.seen()["calibrated"] == frozenset(tune.record_sha256)
     assert bundle.training["left_out"] == {"flat_lead": 2}
+    reference = bundle.reference()
+    assert reference is not None
+    assert (reference.data, reference.scored) == ("Noise, folds 1-2", "Noise, fold 3, one ECG a patient")
+    assert (reference.records, reference.patients) == (len(train), len(train))
+    assert reference.scores.patients == sum(reference.features["log_odds"].counts) == len(tune)
     assert bundle.calibrator.prevalence == pytest.approx(tune.target.mean())
     counts = bundle.operating_characteristics.overall
     assert tune.target.sum() == counts.TP + counts.FN
@@ -160,6 +165,12 @@ def test_nested_cross_validation_gives_the_counts_that_ship(
     counts = bundle.operating_characteristics.overall
     assert ((predictions.flagged & (y == 1)).sum(), (~predictions.flagged & (y == 1)).sum()) == (counts.TP, counts.FN)
     assert ((predictions.flagged & (y == 0)).sum(), (~predictions.flagged & (y == 0)).sum()) == (counts.FP, counts.TN)
+    reference = bundle.reference()
+    assert reference is not None
+    assert (sum(reference.scores.positive), sum(reference.scores.negative)) == (y.sum(), (1 - y).sum())
+    assert reference.scores.flagged == counts.TP + counts.FP
+    assert reference.scores.data == bundle.operating_characteristics.data
+    assert sum(reference.features["log_odds"].counts) == np.isin(catalog.fold, [3]).sum()
     assert bundle.operating_characteristics.data == "Noise, folds 1, 2, 3, nested cross-validation, one ECG a patient"
     assert bundle.training["tuning"]["data"] == "Noise, fold 3, one ECG a patient"
     card = (bundle.path / "card.md").read_text()

@@ -1,4 +1,4 @@
-"""Does the archive look like what the model was made from, and the latest run like the one before?"""
+"""Whether the archive looks like what the model was made from, and the latest run like the one before."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def drift(findings: Findings, released: Released) -> Section:
     """Distributions against the model's reference, and of the latest run against the one before it."""
     blocks: list[Block] = [
         Paragraph(
-            "Where the ECGs, the patients or the scores look unlike those that the model was measured on, its sensitivity and "
-            "specificity are less likely to hold. PSI is the population stability index (0.1 and 0.25 are customary limits for a slight "
-            "and a marked difference), KS the largest distance between the two cumulative distributions (0.1 and 0.2); shifts of "
-            "medians are in interquartile ranges of the reference. With many records everything is significant, so that sizes "
-            "decide here, not p-values."
+            "Where the ECGs, the patients or the scores look unlike those that the model was measured on, its "
+            "sensitivity and specificity are less likely to hold. PSI is the population stability index (0.1 and "
+            "0.25 are customary limits for a slight and a marked difference), KS the largest distance between the "
+            "two cumulative distributions (0.1 and 0.2); shifts of medians are in interquartile ranges of the "
+            "reference. With many records everything is significant, so that sizes decide here, not p-values."
         )
     ]
     for i, model in enumerate(findings.models):
@@ -35,8 +35,8 @@ def _reference(number: int, model: ModelFacts, released: Released, suffix: str, 
     if model.reference is None:
         return [
             Paragraph(
-                f"Model {model.label} carries no reference distributions, so that nothing can be compared with what it was made "
-                "from; a model that is trained by this version does."
+                f"Model {model.label} carries no reference distributions, so that nothing can be compared with what "
+                "it was made from; a model that is trained by this version does."
             )
         ]
     latest = model.run_ids[-1]

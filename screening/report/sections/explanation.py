@@ -31,17 +31,18 @@ def explanation(released: Released) -> Section:
             "Which leads",
             [
                 Paragraph(
-                    "Too few flagged patients were explained to be shown, or the runs explained none (`--attribution none`)."
+                    "Too few flagged patients were explained to be shown, or the runs explained none "
+                    "(`--attribution none`)."
                 )
             ],
         )
     everybody = next((one for one in shown if one.dimension == "all"), None)
     blocks: list[Block] = [
         Paragraph(
-            "The importance of a lead is how far the network's logit falls, on average, when that lead is replaced by the same lead "
-            "of other patients. It says what the network looked at, not where an infarct is. The six limb leads carry two "
-            "signals between them, so that a single one can be replaced only by something that no heart would give: read limb "
-            "leads together. A territory's figure is the mean over its leads."
+            "The importance of a lead is how far the network's logit falls, on average, when that lead is replaced "
+            "by the same lead of other patients. It says what the network looked at, not where an infarct is. The "
+            "six limb leads carry two signals between them, so that a single one can be replaced only by something "
+            "that no heart would give: read limb leads together. A territory's figure is the mean over its leads."
         )
     ]
     if everybody is not None:

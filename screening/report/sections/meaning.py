@@ -23,9 +23,9 @@ def meaning(findings: Findings, released: Released) -> Section:
     """Predictive values over a range of prevalences, the workload of thresholds, and a decision curve, by model."""
     blocks: list[Block] = [
         Paragraph(
-            "A flag is worth what its setting makes of it. Where few have the condition, most flags are false, however good the "
-            "classifier. Every case found costs so many confirmations (a cardiologist's reading, an echocardiogram); "
-            "those not flagged stay missed."
+            "A flag is worth what its setting makes of it. Where few have the condition, most flags are false, "
+            "however good the classifier. Every case found costs so many confirmations (a cardiologist's reading, "
+            "an echocardiogram); those not flagged stay missed."
         )
     ]
     found = estimate_of(findings.headline.cell)
@@ -129,8 +129,9 @@ def _thresholds(
                 for row in _chosen(rows, model.threshold)
             ],
             [
-                f"In use: {model.threshold:.1%}. Sensitivity and specificity at other thresholds are those measured with the model"
-                f" ({measured.data if measured is not None else 'it carries none'}), not of local readings."
+                f"In use: {model.threshold:.1%}. Sensitivity and specificity at other thresholds are those measured "
+                f"with the model ({measured.data if measured is not None else 'it carries none'}), not of local "
+                "readings."
             ],
         ),
     ]
@@ -191,8 +192,9 @@ def _decisions(model: ModelFacts, prevalence: float, key: str, of: str) -> list[
                 if round(100 * row.threshold) in (1, 2, 5, 10, 15, 20, 30, 40, 50)
             ],
             [
-                "Net benefit is true flags minus false flags, the latter weighted by the odds at which confirming is just worth it "
-                "(Vickers and Elkin 2006). A strategy is useful where it lies above confirming everybody and above zero."
+                "Net benefit is true flags minus false flags, the latter weighted by the odds at which confirming "
+                "is just worth it (Vickers and Elkin 2006). A strategy is useful where it lies above confirming "
+                "everybody and above zero."
             ],
         ),
     ]

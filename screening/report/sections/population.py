@@ -55,9 +55,10 @@ def population(findings: Findings) -> Section:
         [
             Table("population", "What this report covers", [Column("item", "Item"), Column("value", "")], rows),
             Paragraph(
-                "These are people of whom an ECG was recorded and kept. They are not a sample of a population at large: whoever "
-                "was never examined is not among them, and who is examined often is sicker. The condition is a statement on "
-                "an ECG; scar on magnetic resonance imaging is another one, and many scars leave no trace on an ECG."
+                "These are people of whom an ECG was recorded and kept. They are not a sample of a population at "
+                "large: whoever was never examined is not among them, and who is examined often is sicker. The "
+                "condition is a statement on an ECG; scar on magnetic resonance imaging is another one, and many "
+                "scars leave no trace on an ECG."
             ),
         ],
     )
@@ -183,8 +184,9 @@ def _unlike(dimension: str, table: Protected) -> list[Block]:
         return []
     return [
         Remark(
-            f"Rejection rates differ by {dimension}: {most[1].value:.1%} of {most[0]}, {least[1].value:.1%} of {least[0]}. "
-            "What was rejected may not be like the rest, so compare their prevalences with care, and see why above."
+            f"Rejection rates differ by {dimension}: {most[1].value:.1%} of {most[0]}, {least[1].value:.1%} of "
+            f"{least[0]}. What was rejected may not be like the rest, so compare their prevalences with care, and "
+            "see why above."
         )
     ]
 

@@ -23,7 +23,7 @@ from screening.report.validation import transport
 
 
 def summary(findings: Findings, waits: Sequence[str] = ()) -> Section:
-    """The figures that come first, and what must be known with them."""
+    """Put first the figures that matter most, and what must be known with them."""
     standardised = findings.standardised
     items: list[tuple[str, Cell, Kind, str]] = [
         (
@@ -58,19 +58,20 @@ def _remarks(findings: Findings) -> list[Block]:
         remarks.append(Remark(f"The prevalence cannot be estimated: {cell.why}"))
     if correction.truncated and correction.raw is not None:
         said = (
-            f"The correction gives {correction.raw:.1%}, which is below nothing, and 0% is shown: either few or none have the "
-            "condition and chance did the rest, or the specificity is higher here than was measured."
+            f"The correction gives {correction.raw:.1%}, which is below nothing, and 0% is shown: either few or none "
+            "have the condition and chance did the rest, or the specificity is higher here than was measured."
         )
         if correction.probability_of_so_few is not None:
-            said += f" With nobody affected, so few flags would be seen with a probability of {correction.probability_of_so_few:.2g}."
+            so_few = correction.probability_of_so_few
+            said += f" With nobody affected, so few flags would be seen with a probability of {so_few:.2g}."
         remarks.append(Remark(said))
     if correction.disagreement:
         remarks.append(Remark(correction.disagreement))
     if not any(model.local for model in findings.models):
         remarks.append(
             Remark(
-                "Sensitivity and specificity were measured elsewhere and are assumed to hold here. Nobody has read a sample of "
-                "these ECGs: `screening validate sample` draws one, and this report then uses it."
+                "Sensitivity and specificity were measured elsewhere and are assumed to hold here. Nobody has read "
+                "a sample of these ECGs: `screening validate sample` draws one, and this report then uses it."
             )
         )
     for model in findings.models:
@@ -81,8 +82,8 @@ def _remarks(findings: Findings) -> list[Block]:
         many = "Some" if seen is None else f"{seen:,}"
         remarks.append(
             Remark(
-                f"{many} of the index ECGs were used to make the model (trained, tuned or calibrated it). On them it errs less "
-                "than its counts say: read every estimate from them as an illustration."
+                f"{many} of the index ECGs were used to make the model (trained, tuned or calibrated it). On them it "
+                "errs less than its counts say: read every estimate from them as an illustration."
             )
         )
     if findings.frame.exact:
@@ -127,11 +128,12 @@ def prevalence(findings: Findings) -> Section:
             [(e.name, e.cell, e.basis) for e in findings.estimators],
         ),
         Paragraph(
-            "The share flagged counts false flags and misses true cases. Rogan and Gladen's estimator removes both by sensitivity "
-            "and specificity; its interval (Lang and Reiczigel) carries their uncertainty too. The estimates from score "
-            "distributions use no threshold: they find the share of cases at which the distribution of calibrated probabilities "
-            "is explained best, and assume that cases look here as they did where the model was calibrated. Estimators that rest on "
-            "different assumptions and disagree say that one of these does not hold."
+            "The share flagged counts false flags and misses true cases. Rogan and Gladen's estimator removes both "
+            "by sensitivity and specificity; its interval (Lang and Reiczigel) carries their uncertainty too. The "
+            "estimates from score distributions use no threshold: they find the share of cases at which the "
+            "distribution of calibrated probabilities is explained best, and assume that cases look here as they "
+            "did where the model was calibrated. Estimators that rest on different assumptions and disagree say "
+            "that one of these does not hold."
         ),
     ]
     if correction.disagreement:
@@ -144,7 +146,8 @@ def prevalence(findings: Findings) -> Section:
                 [Column("specificity", "Specificity", "share"), Column("prevalence", "Prevalence", "share_interval")],
                 list(correction.by_specificity),
                 [
-                    f"At a specificity of {correction.tipping_specificity:.1%} all flags would be false ones (the tipping point)."
+                    f"At a specificity of {correction.tipping_specificity:.1%} all flags would be false ones (the "
+                    "tipping point)."
                 ]
                 if correction.tipping_specificity is not None
                 else [],

@@ -15,10 +15,10 @@ def strata(findings: Findings) -> Section:
     """Prevalence by sex, age, site and device, and directly standardised."""
     blocks: list[Block] = [
         Paragraph(
-            "Each group is corrected by itself. Sensitivity and specificity differ between groups and were measured on few "
-            "patients of each, so the group's own figures are drawn towards those of all, the more the fewer there are (partial "
-            "pooling); for groups in which they were never measured they are as uncertain as groups differ. The last column "
-            "uses one sensitivity and one specificity for all, for comparison."
+            "Each group is corrected by itself. Sensitivity and specificity differ between groups and were measured "
+            "on few patients of each, so the group's own figures are drawn towards those of all, the more the fewer "
+            "there are (partial pooling); for groups in which they were never measured they are as uncertain as "
+            "groups differ. The last column uses one sensitivity and one specificity for all, for comparison."
         )
     ]
     total = estimate_of(findings.headline.cell)
@@ -85,9 +85,10 @@ def _standardised(findings: Findings) -> list[Block]:
             ],
             rows,
             [
-                f"Directly standardised over the age bands {', '.join(of.bands)}; estimates of bands are not cut off at zero before "
-                f"they are weighted, the sum is. Weights: {of.source}.",
-                "The bands are those in which enough patients are flagged to be shown; patients of unknown age are left out.",
+                f"Directly standardised over the age bands {', '.join(of.bands)}; estimates of bands are not cut off "
+                f"at zero before they are weighted, the sum is. Weights: {of.source}.",
+                "The bands are those in which enough patients are flagged to be shown; patients of unknown age are "
+                "left out.",
             ],
         )
     ]
@@ -106,9 +107,9 @@ def _apart(findings: Findings) -> list[Block]:
     expected = 0.05 * len(named)
     return [
         Remark(
-            f"{len(apart)} of {len(named)} sites have an interval wholly outside that of all patients: {', '.join(apart)}. "
-            f"Chance alone would let about {expected:.1f} of them stand out; look at case mix, rejection rates and devices before "
-            "anything else.",
+            f"{len(apart)} of {len(named)} sites have an interval wholly outside that of all patients: "
+            f"{', '.join(apart)}. Chance alone would let about {expected:.1f} of them stand out; look at case mix, "
+            "rejection rates and devices before anything else.",
             "info",
         )
     ]
@@ -119,8 +120,9 @@ def trend(findings: Findings) -> Section:
     of = findings.trend
     blocks: list[Block] = [
         Paragraph(
-            "A patient counts once in every year and once in every month in which an ECG was scored, by the index rule within it. "
-            "The trend is of those who were examined: who is sent for an ECG changes over the years too."
+            "A patient counts once in every year and once in every month in which an ECG was scored, by the index "
+            "rule within it. The trend is of those who were examined: who is sent for an ECG changes over the years "
+            "too."
         )
     ]
     years, months = list(of.years), list(of.months)

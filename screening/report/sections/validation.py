@@ -18,15 +18,16 @@ def validation(findings: Findings) -> Section:
     if len(read) < len(findings.models):
         blocks += [
             Paragraph(
-                "No sample of these ECGs was read for every model, so its sensitivity and specificity are taken from elsewhere. "
-                "What would settle it, in two commands:"
+                "No sample of these ECGs was read for every model, so its sensitivity and specificity are taken "
+                "from elsewhere. What would settle it, in two commands:"
             ),
             Bullets(
                 (
-                    "screening validate sample --runs RUNS --catalog CATALOG --out sample --readings 300: draws flagged and unflagged "
-                    "patients with known probabilities and writes blinded sheets with 12-lead ECGs for a cardiologist;",
-                    "screening validate import sample --readings readings.csv --reader NAME --runs RUNS: takes the readings. The next "
-                    "report uses them.",
+                    "screening validate sample --runs RUNS --catalog CATALOG --out sample --readings 300: draws "
+                    "flagged and unflagged patients with known probabilities and writes blinded sheets with 12-lead "
+                    "ECGs for a cardiologist;",
+                    "screening validate import sample --readings readings.csv --reader NAME --runs RUNS: takes the "
+                    "readings. The next report uses them.",
                 )
             ),
         ]
@@ -51,9 +52,10 @@ def _read(model: ModelFacts) -> list[Block]:
         ]
     blocks: list[Block] = [
         Paragraph(
-            f"{len(of.readers)} reader{'s' if len(of.readers) != 1 else ''} judged about {_rounded(readings)} ECGs of flagged and "
-            f"unflagged patients of this archive, blinded to flag and score (imported {of.date}). Reference standard: {of.reference}. "
-            "Each reading counts for the patients that it was drawn to stand for."
+            f"{len(of.readers)} reader{'s' if len(of.readers) != 1 else ''} judged about {_rounded(readings)} ECGs "
+            f"of flagged and unflagged patients of this archive, blinded to flag and score (imported {of.date}). "
+            f"Reference standard: {of.reference}. Each reading counts for the patients that it was drawn to stand "
+            "for."
         ),
         Table(
             f"local_{model.bundle_sha256[:8]}",
