@@ -134,15 +134,13 @@ class _Estimation:
 
     def _headline(self, parts: Parts) -> tuple[Estimator, Corrected | None]:
         local = all(self.models[i].local is not None for i, _, _ in parts)
-        name = "Rogan-Gladen, local readings" if local else "Rogan-Gladen, the model's own counts"
+        name = "Rogan-Gladen, local" if local else "Rogan-Gladen"
         if self.why_not is not None:
             return Estimator("prevalence", name, self.why_not, ""), None
         basis = _basis(self.models, parts)
         direct_ = self._direct(parts)
         if direct_ is not None:
-            return Estimator(
-                "prevalence", "Local readings, weighted to these patients", direct_.estimate, basis
-            ), direct_
+            return Estimator("prevalence", "Local readings", direct_.estimate, basis), direct_
         if len(parts) == 1 and not local:
             used = self.models[parts[0][0]].used
             assert used is not None
@@ -191,13 +189,13 @@ class _Estimation:
         for key, name, of, basis in (
             (
                 "local",
-                "Rogan-Gladen, local sensitivity and specificity",
+                "Rogan-Gladen, local",
                 model.local,
                 "the readings, and a share flagged that varies",
             ),
             (
                 "own",
-                "Rogan-Gladen, the model's own counts",
+                "Rogan-Gladen, not local",
                 model.own,
                 "what was measured with the model, for comparison",
             ),
@@ -235,8 +233,8 @@ class _Estimation:
                 )
                 found["pacc"].append((n, quantify.pacc(scores.edges, scores.counts, pos, neg, self.rng)))
         named = {
-            "em": ("Expectation maximisation", "calibrated probabilities, prior shift"),
-            "pacc": ("PACC", "calibrated probabilities, and those of measured cases and others"),
+            "em": ("EM on scores", "calibrated probabilities and prior shift (expectation maximisation)"),
+            "pacc": ("PACC on scores", "calibrated probabilities, and those of measured cases and others"),
         }
         total = sum(n for _, _, n in parts)
         return [

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from screening.archive.catalog import Catalog, build_catalog, open_catalog
+from screening.archive.identity import PseudonymKey
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, Reason, Status, result_schema
 from screening.recording import Recording
@@ -51,7 +52,7 @@ def screen(
     result: Callable[[int, str], Mapping[str, Any]],
     *,
     attribution: str = "flagged",
-    deidentified: bool = True,
+    key: PseudonymKey | None = None,
     shard_records: int = 20,
 ) -> Screened:
     """Catalog an archive and publish a run of it.
@@ -61,7 +62,7 @@ def screen(
     result
         Place in the catalog and record_id -> columns that differ: probability (0.1), importance, or status and reason.
     """
-    build_catalog(str(archive), str(folder / "catalog"), deidentified=deidentified)
+    build_catalog(str(archive), str(folder / "catalog"), deidentified=key is None, key=key)
     catalog = open_catalog(str(folder / "catalog"))
     bundle = make_bundle(folder / "bundle", threshold=THRESHOLD)
     runs = Folder(str(folder / "runs"))

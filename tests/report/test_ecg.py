@@ -212,7 +212,12 @@ def test_the_same_png_is_the_same_bytes(recording: Recording) -> None:
 
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_hostile_text_stays_text(form: str, step: np.ndarray) -> None:
-    head = ['"><script>alert(1)</script>&amp;', "$x_2$ \x00\x1b[31m \u202egnp.exe", "\n".join("ab") * 3, "\u9577" * 100_000]
+    head = [
+        '"><script>alert(1)</script>&amp;',
+        "$x_2$ \x00\x1b[31m \u202egnp.exe",
+        "\n".join("ab") * 3,
+        "\u9577" * 100_000,
+    ]
     made = ecg_plot(step, 500.0, head=head, form=form)  # type: ignore[call-overload]
     if form == "png":
         chunks(made)
@@ -299,7 +304,9 @@ def test_importance_is_drawn_as_bars_and_as_tint(step: np.ndarray) -> None:
     importance = dict.fromkeys(LEADS, 0.0) | {"V2": 2.0, "V3": 1.0, "III": -0.5}
     svg = ecg_plot(step, 500.0, importance=list(importance.values()), importance_se=0.25, form="svg")
     drawing = measure(svg)
-    boxes = [{k: box.get(k, "") for k in ("x", "y", "width", "height", "fill")} for box in drawing.root.iter(f"{SVG}rect")]
+    boxes = [
+        {k: box.get(k, "") for k in ("x", "y", "width", "height", "fill")} for box in drawing.root.iter(f"{SVG}rect")
+    ]
     bars = [box for box in boxes if box["fill"] in (FOR, AGAINST) and float(box["height"]) > 0]
     assert [box["fill"] for box in bars] == [AGAINST, FOR, FOR]  # III, V2, V3
     against, most, half = (float(box["height"]) for box in bars)
@@ -322,7 +329,9 @@ def _luminance(colour: str) -> float:
 
 def test_the_trace_is_legible_on_the_strongest_tint(step: np.ndarray) -> None:
     svg = ecg_plot(step, 500.0, importance=[1.0] * 12, form="svg")
-    tints = {box.get("fill", "") for box in ElementTree.fromstring(svg).iter(f"{SVG}rect") if box.get("width") == "62.5"}
+    tints = {
+        box.get("fill", "") for box in ElementTree.fromstring(svg).iter(f"{SVG}rect") if box.get("width") == "62.5"
+    }
     (tint,) = tints
     assert (_luminance(tint) + 0.05) / (_luminance(INK) + 0.05) > 7
     for colour in (FOR, AGAINST):

@@ -23,7 +23,7 @@ from screening.run.current import forget, refresh
 from screening.storage import Folder
 from tests.report.screened import REJECTED, THRESHOLD, Screened, importance, screen
 
-SCRIPT, FORMULA = "<script>alert('x')</script>", "=HYPERLINK(\"http://evil.example\")"
+SCRIPT, FORMULA = "<script>alert('x')</script>", '=HYPERLINK("http://evil.example")'
 TODAY = date(2026, 1, 1)
 FLAGGED = {3: 0.95, 7: 0.6, 11: 0.9, 20: 0.31, 33: 0.9, 40: 0.7}
 """Place in the catalog -> probability."""
@@ -121,9 +121,7 @@ def test_the_flagged_stand_in_the_order_of_probability(
     for row in rows:
         assert float(row["threshold"]) == THRESHOLD
         assert (row["run_id"], row["bundle_sha256"]) == (screened.run_id, screened.bundle_sha256)
-    stated = {
-        row["record_id"]: row for b in screened.opened().iter_batches() for row in b.to_pylist()
-    }
+    stated = {row["record_id"]: row for b in screened.opened().iter_batches() for row in b.to_pylist()}
     for row in rows:
         own = stated[row["record_id"]]
         assert row["patient_key"] == own["patient_key"]

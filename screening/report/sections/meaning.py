@@ -44,7 +44,7 @@ def _worth(model: ModelFacts, found: Estimate | None, *, alone: bool) -> list[Bl
     errors = sample(used, _DRAWS, rng)
     rows: list[tuple[Cell, ...]] = []
     known = [("estimated here", found)] if found is not None and found.value > 0 else []
-    for words, p in [*known, *(("", Estimate(at, at, at)) for at in PREVALENCES)]:
+    for words, p in [*known, *(("elsewhere", Estimate(at, at, at)) for at in PREVALENCES)]:
         spread = np.clip(rng.normal(p.value, (p.high - p.low) / 3.92, _DRAWS), p.low, p.high)
         of_p = worth(spread, errors, (p.value, used.sensitivity, used.specificity))
         rows.append(
@@ -54,7 +54,7 @@ def _worth(model: ModelFacts, found: Estimate | None, *, alone: bool) -> list[Bl
         f"predictive_values{key}",
         f"What flags are worth{of}",
         [
-            Column("where", ""),
+            Column("where", "Setting"),
             Column("prevalence", "Prevalence", "share"),
             Column("ppv", "PPV: flagged who have it (95%)", "share_interval"),
             Column("npv", "NPV: unflagged who have it not (95%)", "share_interval"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from screening.report.accuracy import Accuracy
 from screening.report.document import HIDDEN, Block, Cell, Column, Paragraph, Remark, Section, Table
 from screening.report.findings import Findings, ModelFacts
 from screening.report.prevalence import wilson
@@ -38,7 +37,7 @@ def _one(of: ModelFacts, *, alone: bool) -> list[Block]:
         Table(
             f"model{suffix}",
             "Which model" if alone else f"Model {of.label}",
-            [Column("item", "Item"), Column("value", "")],
+            [Column("item", "Item"), Column("value", "Value")],
             rows,
         ),
         _accuracies(of, suffix),
@@ -62,39 +61,41 @@ def _one(of: ModelFacts, *, alone: bool) -> list[Block]:
 
 def _accuracies(of: ModelFacts, suffix: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for accuracy, used in ((of.local, True), (of.own, of.local is None)):
+    notes = []
+    for accuracy in (of.local, of.own):
         if accuracy is not None:
             rows.append(
                 (
-                    accuracy.source + (" (used)" if used else ""),
+                    accuracy.source[0].upper() + accuracy.source[1:],
+                    "yes" if accuracy is of.used else "no",
                     _rate(accuracy.sensitivity, accuracy.n_sensitivity),
-                    _number(accuracy, accuracy.n_sensitivity),
+                    round(accuracy.n_sensitivity),
                     _rate(accuracy.specificity, accuracy.n_specificity),
-                    _number(accuracy, accuracy.n_specificity),
-                    accuracy.data,
-                    accuracy.reference,
+                    round(accuracy.n_specificity),
                 )
+            )
+            effective = (
+                " Numbers of patients are effective ones, which have the variances." if accuracy is of.local else ""
+            )
+            notes.append(
+                f"{accuracy.source[0].upper() + accuracy.source[1:]}: {accuracy.data}. Reference standard: "
+                f"{accuracy.reference}.{effective}"
             )
     return Table(
         f"accuracy{suffix}",
         "Sensitivity and specificity at the threshold",
         [
             Column("source", "From"),
+            Column("used", "Used"),
             Column("sensitivity", "Sensitivity (95%)", "share_interval"),
-            Column("n_sensitivity", "Patients with", "text"),
+            Column("n_sensitivity", "Patients with", "count"),
             Column("specificity", "Specificity (95%)", "share_interval"),
-            Column("n_specificity", "Patients without", "text"),
-            Column("data", "Measured on"),
-            Column("reference", "Reference standard"),
+            Column("n_specificity", "Patients without", "count"),
         ],
         rows,
-        ["Wilson intervals; for a weighted sample at its effective size, which has the same variance."],
+        notes,
     )
 
 
 def _rate(value: float, n: float) -> Cell:
     return wilson(value * n, n)
-
-
-def _number(accuracy: Accuracy, n: float) -> str:
-    return f"{n:,.0f}" if accuracy.draws is None else f"effectively {n:,.0f}"

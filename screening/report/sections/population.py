@@ -53,7 +53,7 @@ def population(findings: Findings) -> Section:
         "population",
         "Population",
         [
-            Table("population", "What this report covers", [Column("item", "Item"), Column("value", "")], rows),
+            Table("population", "What this report covers", [Column("item", "Item"), Column("value", "Value")], rows),
             Paragraph(
                 "These are people of whom an ECG was recorded and kept. They are not a sample of a population at "
                 "large: whoever was never examined is not among them, and who is examined often is sicker. The "

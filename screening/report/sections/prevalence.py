@@ -136,8 +136,6 @@ def prevalence(findings: Findings) -> Section:
             "that one of these does not hold."
         ),
     ]
-    if correction.disagreement:
-        blocks.append(Remark(correction.disagreement))
     if correction.by_specificity:
         blocks.append(
             Table(

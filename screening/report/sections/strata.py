@@ -79,7 +79,7 @@ def _standardised(findings: Findings) -> list[Block]:
             "standardised",
             f"Standardised by age to the {of.population}",
             [
-                Column("what", ""),
+                Column("what", "What"),
                 Column("crude", "As observed (95%)", "share_interval"),
                 Column("standardised", "Standardised (95%)", "share_interval"),
             ],

@@ -60,7 +60,7 @@ def _read(model: ModelFacts) -> list[Block]:
         Table(
             f"local_{model.bundle_sha256[:8]}",
             f"What the readings say of {model.label}",
-            [Column("what", ""), Column("value", "Estimate (95%)", "share_interval")],
+            [Column("what", "What"), Column("value", "Estimate (95%)", "share_interval")],
             rows,
         ),
     ]
