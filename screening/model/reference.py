@@ -182,12 +182,18 @@ def quantile_edges(values: np.ndarray) -> tuple[float, ...]:
         inner.add(_rounded(cut + half))
         if cut != 0 or x[0] < 0:
             inner.add(_rounded(cut - half))
-    edges = sorted(inner)
+    edges = sorted(inner) or [_rounded((x[0] + x[-1]) / 2)]
     first, last = (edges[1] - edges[0], edges[-1] - edges[-2]) if len(edges) > 1 else (abs(edges[0]) or 1.0,) * 2
-    lowest = _rounded(edges[0] - first)
+    lowest = _beyond(edges[0], -first)
     if x[0] >= 0 and edges[0] > 0:
         lowest = max(lowest, 0.0)
-    return (lowest, *edges, _rounded(edges[-1] + last))
+    return (lowest, *edges, _beyond(edges[-1], last))
+
+
+def _beyond(edge: float, step: float) -> float:
+    while _rounded(edge + step) == edge:
+        step *= 2
+    return _rounded(edge + step)
 
 
 def _rounded(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -37,7 +37,6 @@ from screening.report.sections.prevalence import prevalence, summary
 from screening.report.sections.strata import strata, trend
 from screening.report.sections.validation import validation
 from screening.report.standardise import ReferencePopulation
-from screening.report.tallies import Tallies
 from screening.report.validation import accuracy, load_validations
 from screening.run.bundles import fetch_bundle
 from screening.run.current import Current
@@ -109,10 +108,8 @@ def make_report(
     )
     name = f"{RELEASES}/{_release_key(catalog, settings, age_edges)}.json"
     released = protect_all(tallies, disclosure, previous=None if settings.exact else _last(runs, name))
-    frame = _frame(current, catalog, settings, tallies, released, today)
-    models = [
-        _model(i, one.bundle_sha256, tallies, released, bundles, runs, settings) for i, one in enumerate(tallies.models)
-    ]
+    frame = _frame(current, catalog, settings, released, today)
+    models = [_model(i, sha, current, released, bundles[sha], settings) for i, sha in enumerate(released.models)]
     findings = find(
         Inputs(
             released=released,
@@ -120,7 +117,7 @@ def make_report(
             frame=frame,
             population=population,
             age_edges=age_edges,
-            design_effect=max(1.0, tallies.clustering.get("all", 1.0)),
+            design_effect=released.design_effect,
             draws=settings.draws,
             seed=settings.seed,
         )
@@ -153,9 +150,7 @@ def _last(runs: Folder, name: str) -> Released | None:
         ) from error
 
 
-def _frame(
-    current: Current, catalog: Catalog, settings: ReportSettings, tallies: Tallies, released: Released, today: date
-) -> Frame:
+def _frame(current: Current, catalog: Catalog, settings: ReportSettings, released: Released, today: date) -> Frame:
     return Frame(
         archive=_archive_name(catalog.root_url),
         catalog_id=catalog.catalog_id,
@@ -163,8 +158,8 @@ def _frame(
         index_rule=settings.index_rule,
         since=settings.since.isoformat() if settings.since else None,
         until=settings.until.isoformat() if settings.until else None,
-        first_acquired=tallies.first_acquired,
-        last_acquired=tallies.last_acquired,
+        first_acquired=released.first_acquired,
+        last_acquired=released.last_acquired,
         made=today.isoformat(),
         smallest_count=settings.smallest_count,
         round_to=settings.round_to,
@@ -187,26 +182,20 @@ def _archive_name(url: str) -> str:
 
 
 def _model(
-    number: int,
-    sha256: str,
-    tallies: Tallies,
-    released: Released,
-    bundles: Mapping[str, Bundle],
-    runs: Folder,
-    settings: ReportSettings,
+    number: int, sha256: str, current: Current, released: Released, bundle: Bundle, settings: ReportSettings
 ) -> ModelFacts:
-    bundle, used = bundles[sha256], tallies.models[number]
-    validations = [one for one in load_validations(runs, sha256) if one.index_rule == settings.index_rule]
+    runs = [run for run in current.indexed if run.model["bundle_sha256"] == sha256]
+    validations = [one for one in load_validations(current.runs, sha256) if one.index_rule == settings.index_rule]
     last = validations[-1] if validations else None
     table = released.patients["all"]
     counts = [
         table.shown(table.rows[0], f"{what} {number}") if table.rows else None for what in ("flagged", "unflagged")
     ]
     return ModelFacts(
-        name=used.name,
-        version=used.version,
+        name=bundle.name,
+        version=bundle.version,
         bundle_sha256=sha256,
-        run_ids=used.run_ids,
+        run_ids=tuple(run.run_id for run in runs),
         threshold=bundle.threshold,
         threshold_rule=bundle.threshold_rule,
         calibration_prevalence=bundle.calibrator.prevalence,

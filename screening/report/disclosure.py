@@ -34,6 +34,7 @@ What it does not protect against
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -269,9 +270,14 @@ def _released(
     last_shown = dict(past.last_shown) if past is not None else {}
     seen = {key: system.values[i] for key, i in system.index.items() if system.published[i]}
     last_shown |= {key: value for key, value in seen.items() if not state.hidden[system.index[key]]}
+    flow = {name: show("flow", "", name, "") for name in tallies.flow}
     return Released(
         settings=settings,
-        flow={name: show("flow", "", name, "") for name in tallies.flow},
+        flow=flow,
+        about=_about(flow, tallies.flow, settings.threshold),
+        first_acquired=tallies.first_acquired,
+        last_acquired=tallies.last_acquired,
+        design_effect=max(1.0, tallies.clustering.get("all", 1.0)),
         records=families["records"],
         reasons=families["reasons"],
         patients=families["patients"],
@@ -291,6 +297,34 @@ def _released(
             histograms={**(past.histograms if past is not None else {}), **merged},
         ),
     )
+
+
+COARSE = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+_WHOLES = {
+    "catalogued": ("outside_period", "not_screened", "changed", "rejected", "scored"),
+    "patients_catalogued": ("patients_without_score", "patients_with_score"),
+}
+
+
+def _about(shown: Mapping[str, int | None], flow: Mapping[str, int], threshold: int) -> dict[str, int]:
+    """Return hidden totals to the nearest multiple of the smallest step that leaves their hidden parts protected.
+
+    What is left for the hidden parts when the shown ones, exactly, are taken from the coarse total must be possible as 1 and
+    as so much that each of them may be the threshold.
+    """
+    found = {}
+    for whole, parts in _WHOLES.items():
+        if whole not in shown or shown[whole] is not None:
+            continue
+        hidden = sum(1 for part in parts if shown.get(part) is None)
+        known = sum(flow[part] for part in parts if shown.get(part) is not None)
+        for step in COARSE:
+            value = (flow[whole] + step // 2) // step * step
+            least, most = value - step // 2 - known, value + step - step // 2 - 1 - known
+            if value and hidden and least <= 1 and most >= threshold + hidden:
+                found[whole] = value
+                break
+    return found
 
 
 def _importance(tallies: Tallies, show: Any) -> tuple[ProtectedImportance, ...]:

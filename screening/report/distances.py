@@ -35,6 +35,7 @@ CHANCE = 0.01
 PSI_BINS = 10
 SMOOTHING = 0.5
 """Added to each bin before a PSI is computed, so that an empty one does not make it infinite."""
+_ROUNDING = 1e-9
 
 
 class Verdict(IntEnum):
@@ -288,4 +289,4 @@ def compare_categories(
 
 
 def _verdict(value: float, limits: tuple[float, float]) -> Verdict:
-    return Verdict(sum(value >= limit for limit in limits))
+    return Verdict(sum(value >= limit - _ROUNDING for limit in limits))

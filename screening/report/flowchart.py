@@ -28,9 +28,21 @@ class _Line:
     words: str
     count: int | None
     inner: bool = False
+    about: int | None = None  # in place of a hidden count
+
+    @property
+    def shown(self) -> str:
+        """The count as it is written."""
+        return _say(self.count, self.about)
 
 
-def flow_figure(flow: Mapping[str, int | None], reasons: Protected | None = None, *, round_to: int = 5) -> Figure:
+def flow_figure(
+    flow: Mapping[str, int | None],
+    reasons: Protected | None = None,
+    *,
+    about: Mapping[str, int] | None = None,
+    round_to: int = 5,
+) -> Figure:
     """Return the flow diagram of a report.
 
     Parameters
@@ -39,6 +51,8 @@ def flow_figure(flow: Mapping[str, int | None], reasons: Protected | None = None
         Protected counts by the names of `tallies.Tallies.flow`; None is hidden.
     reasons
         Rejected records by reason: a table of one row.
+    about
+        Coarse numbers in place of hidden ones.
     round_to
         What the counts are multiples of, so that parts may miss their whole by less than that each.
 
@@ -47,6 +61,7 @@ def flow_figure(flow: Mapping[str, int | None], reasons: Protected | None = None
     ValueError
         Parts and whole that are all shown do not add up, beyond rounding.
     """
+    about = about or {}
     why = _reasons(reasons)
     first = [_Line(name, words, flow[name]) for name, words in _RECORDS.items() if name in flow]
     second = [_Line(name, words, flow[name]) for name, words in _SCORED.items() if name in flow]
@@ -56,15 +71,24 @@ def flow_figure(flow: Mapping[str, int | None], reasons: Protected | None = None
     _check("rejected", flow.get("rejected"), why, round_to)
     drawing = Drawing()
     side = [line for one in first for line in (one, *(why if one.step == "rejected" else ()))]
-    y = _stage(drawing, 1, _Line("catalogued", "Records in the catalog", flow["catalogued"]), side)
+    y = _stage(
+        drawing,
+        1,
+        _Line("catalogued", "Records in the catalog", flow["catalogued"], about=about.get("catalogued")),
+        side,
+    )
     y = _stage(drawing, y, _Line("scored", "Records scored", flow["scored"]), second)
     y = _box(drawing, 0, y, _MAIN, [_Line("index", unit, flow["index"])], strong=True)
     if "patients_catalogued" in flow:
         without = _Line("patients_without_score", "without a scored ECG", flow["patients_without_score"])
         y += 24
-        y = _stage(
-            drawing, y, _Line("patients_catalogued", "Patients in the period", flow["patients_catalogued"]), [without]
+        everybody = _Line(
+            "patients_catalogued",
+            "Patients in the period",
+            flow["patients_catalogued"],
+            about=about.get("patients_catalogued"),
         )
+        y = _stage(drawing, y, everybody, [without])
         if "repeats" in flow:
             last = _Line("patients", "Patients analysed", flow["index"])
             _check("patients_catalogued", flow["patients_catalogued"], [without, last], round_to)
@@ -75,7 +99,7 @@ def flow_figure(flow: Mapping[str, int | None], reasons: Protected | None = None
         note = f"Counts are rounded to {round_to} one by one, so parts may miss their whole by a few."
         drawing.text(0, y + 20, note, size=SMALL, fill=QUIET)
         y += 24
-    title, text = "From records in the catalog to patients", _text(flow, first, second, why, unit)
+    title, text = "From records in the catalog to patients", _text(flow, about, first, second, why, unit)
     return Figure("flow", title, drawing.svg(y + 4, title, text), text, "flow")
 
 
@@ -149,7 +173,7 @@ def _box(
     )
     base = y + _PAD * 0.65
     for line in lines:
-        count = HIDDEN_WORD if line.count is None else figure(line.count, 0)
+        count = line.shown
         mark = {"data_step": line.step, "data_count": "hidden" if line.count is None else str(line.count)}
         if quiet:
             base += _LINE
@@ -166,24 +190,35 @@ def _box(
 
 
 def _text(
-    flow: Mapping[str, int | None], first: Sequence[_Line], second: Sequence[_Line], why: Sequence[_Line], unit: str
+    flow: Mapping[str, int | None],
+    about: Mapping[str, int],
+    first: Sequence[_Line],
+    second: Sequence[_Line],
+    why: Sequence[_Line],
+    unit: str,
 ) -> str:
-    def say(count: int | None) -> str:
-        return HIDDEN_WORD if count is None else figure(count, 0)
+    def say(name: str) -> str:
+        return _say(flow[name], about.get(name))
 
     def listed(lines: Sequence[_Line]) -> str:
-        return ", ".join(f"{say(line.count)} {line.words}" for line in lines if line.count != 0)
+        return ", ".join(f"{line.shown} {line.words}" for line in lines if line.count != 0)
 
-    parts = [f"{say(flow['catalogued'])} records in the catalog"]
+    parts = [f"{say('catalogued')} records in the catalog"]
     if listed(first):
         parts[0] += f", of which {listed(first)}"
     if why:
-        parts.append("Rejected for: " + ", ".join(f"{line.words} {say(line.count)}" for line in why))
-    parts.append(f"{say(flow['scored'])} records scored" + (f", of which {listed(second)}" if listed(second) else ""))
-    parts.append(f"{unit}: {say(flow['index'])}")
+        parts.append("Rejected for: " + ", ".join(f"{line.words} {line.shown}" for line in why))
+    parts.append(f"{say('scored')} records scored" + (f", of which {listed(second)}" if listed(second) else ""))
+    parts.append(f"{unit}: {say('index')}")
     if "patients_catalogued" in flow:
         parts.append(
-            f"{say(flow['patients_catalogued'])} patients in the period, {say(flow['patients_without_score'])} of them "
+            f"{say('patients_catalogued')} patients in the period, {say('patients_without_score')} of them "
             "without a scored ECG"
         )
     return ". ".join(parts) + "."
+
+
+def _say(count: int | None, about: int | None = None) -> str:
+    if count is not None:
+        return figure(count, 0)
+    return HIDDEN_WORD if about is None else f"about {figure(about, 0)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -51,7 +52,7 @@ def importance_of(row: Mapping[str, Any]) -> np.ndarray | None:
 
 def leading_leads(importance: np.ndarray, most: int = MOST_LEADING) -> list[str]:
     """Return the leads that speak most for infarction, the greatest first; only those above zero."""
-    order = np.argsort(-importance, kind="stable")[:most]
+    order = np.argsort(-importance, kind="stable")[:most].tolist()
     return [LEADS[at] for at in order if importance[at] > 0]
 
 
@@ -70,7 +71,7 @@ def leading_territory(territories: Mapping[str, float]) -> str:
 def person(row: Mapping[str, Any]) -> str:
     """Return age and sex as far as they are known."""
     age = row["age"]
-    years = None if age is None else "90 years or older" if age >= 90 else f"{age:.0f} years"
+    years = None if age is None or math.isnan(age) else "90 years or older" if age >= 90 else f"{age:.0f} years"
     return ", ".join(part for part in (years, row["sex"]) if part) or "age and sex unknown"
 
 

@@ -99,6 +99,8 @@ class Released:
 
     settings: DisclosureSettings
     flow: Mapping[str, int | None]
+    about: Mapping[str, int]
+    """Totals of the flow that are hidden, as coarse numbers that tell no more than that their hidden parts are small or not."""
     records: Mapping[str, Protected]
     reasons: Mapping[str, Protected]
     patients: Mapping[str, Protected]
@@ -108,6 +110,9 @@ class Released:
     importance: tuple[ProtectedImportance, ...]
     models: tuple[str, ...]  # sha256 of the bundles, in the order of the columns "flagged i"
     private: Private = field(repr=False)
+    first_acquired: str | None = None  # month
+    last_acquired: str | None = None
+    design_effect: float = 1.0
     waits: bool = False
     why: str = ""  # a sentence, where it waits
 
@@ -140,6 +145,7 @@ class Released:
             return cls(
                 settings=DisclosureSettings(**values["settings"]),
                 flow=dict(values["flow"]),
+                about={name: int(value) for name, value in values["about"].items()},
                 **{name: {key: _table(table) for key, table in values[name].items()} for name in FAMILIES},
                 quality_flags=_table(values["quality_flags"]),
                 scores=tuple(one and _histogram(one) for one in values["scores"]),
@@ -159,6 +165,9 @@ class Released:
                     models=tuple(private["models"]),
                     histograms={name: Merged.from_json(one) for name, one in private["histograms"].items()},
                 ),
+                first_acquired=values["first_acquired"],
+                last_acquired=values["last_acquired"],
+                design_effect=float(values["design_effect"]),
                 waits=bool(values["waits"]),
                 why=str(values["why"]),
             )

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup
@@ -224,13 +226,19 @@ def _csv_row(rank: int, row: Mapping[str, Any], threshold: float, ecg: str) -> l
         more |= {f"territory_{wall}": value for wall, value in walls.items()}
     if row["acquired_at"] is not None:
         more["acquired_at"] = row["acquired_at"].isoformat(sep=" ")
-    return [_cell({**row, **more}.get(name)) for name in CSV_COLUMNS]
+    said = {**row, **more}
+    return [_cell(said.get(name)) for name in CSV_COLUMNS]
+
+
+_harmless = lru_cache(4096)(harmless)  # names of sites, devices and models come again and again
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
-        return harmless(value)
-    return f"{value:.6g}" if isinstance(value, float) else value
+        return value if value.isalnum() else _harmless(value)
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
 
 
 # --- ECGs ------------------------------------------------------------------------------------------------------------

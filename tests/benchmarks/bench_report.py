@@ -112,10 +112,12 @@ def measure(folder: Path, *, sizes: Sequence[int] = SIZES, rounds: int = 2, comm
             for part, arguments in parts.items():
                 if part != "tally":  # both start from nothing
                     shutil.rmtree(runs / "current", ignore_errors=True)
+                    shutil.rmtree(runs / "reports", ignore_errors=True)  # what was released before
                 found[part].append(used(arguments))
                 last = found[part][-1]
                 print(
-                    f"  round {turn + 1}: {n:,} records, {part}: {last.seconds:.1f} s, {last.highest_MB:.0f} MB",
+                    f"  round {turn + 1}: {n:,} records, {part}: {last.seconds:.1f} s "
+                    f"({last.cpu_seconds:.1f} s of a core), {last.highest_MB:.0f} MB",
                     file=sys.stderr,
                 )
         for part, runs_of_it in found.items():

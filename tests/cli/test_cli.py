@@ -100,9 +100,13 @@ def test_the_demo_runs_and_says_where_the_results_are(tmp_path: Path) -> None:
     done = screening("demo", "--dest", tmp_path / "demo", "--records", "200")
     assert done.returncode == 0, done.stderr
     assert "200 simulated ECGs in, 200 outcomes out" in done.stdout
-    (results,) = (tmp_path / "demo").glob("runs/*/results")
+    (results,) = (tmp_path / "demo").glob("runs-200-0/*/results")
     assert f"Results: {results}/*.parquet" in done.stdout
     assert "AUROC 0." in done.stdout
+    assert "Prevalence among the patients, which the simulator knows to be" in done.stdout
+    assert f"Report: {tmp_path / 'demo' / 'report' / 'report.html'}" in done.stdout
+    page = (tmp_path / "demo" / "report" / "report.html").read_text()
+    assert "what the simulator knows" in page
     run = results.parent
     status = json.loads(screening("status", run, "--json").stdout)
     assert (status["published"], status["done"]) == (True, 200)

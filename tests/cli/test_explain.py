@@ -141,8 +141,10 @@ def test_a_file_is_for_its_owner_alone(
         words = [text.text for text in ElementTree.fromstring(data).iter("{http://www.w3.org/2000/svg}text")]
         assert {"Lead importance, in logits", f"record {ids[EXPLAINED]}", "+1.50"} <= set(words)
     else:
-        assert data.count(b"<svg") == 1 and b"<script" not in data
-        assert b"default-src 'none'" in data and b"operator &#39;lead&#39;" in data
+        assert data.count(b"<svg") == 1
+        assert b"<script" not in data
+        assert b"default-src 'none'" in data
+        assert b"operator &#39;lead&#39;" in data
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
@@ -152,7 +154,8 @@ def test_a_rejected_record_is_drawn_if_it_can_be_read(
     code, _, _ = explain(ids[NOISY], *where, "--out", tmp_path / "noisy.svg")
     assert code == 0
     text = (tmp_path / "noisy.svg").read_text()
-    assert "Rejected, not scored: noise: noise hides the ECG" in text and "Lead importance" not in text
+    assert "Rejected, not scored: noise: noise hides the ECG" in text
+    assert "Lead importance" not in text
     code, _, err = explain(ids[LOST], *where, "--out", tmp_path / "lost.png")
     assert code == 1
     assert f"record {ids[LOST]} has no ECG to draw: a file of the record is not in the archive" in err
@@ -188,9 +191,11 @@ def test_a_record_that_has_changed_is_not_drawn_as_it_was_scored(
     assert code == 0
     assert "The record has changed since it was screened, and reports leave it out until it is screened again" in out
     code, _, err = explain(ids[EXPLAINED], *where, "--out", tmp_path / "ecg.png")
-    assert code == 1 and "has no ECG to draw: the record has changed since it was screened" in err
+    assert code == 1
+    assert "has no ECG to draw: the record has changed since it was screened" in err
     code, out, _ = explain(ids[UNEXPLAINED], *where)
-    assert code == 0 and f"The catalog {catalog} does not hold the record any more" in out
+    assert code == 0
+    assert f"The catalog {catalog} does not hold the record any more" in out
 
 
 # --- Records that no run has -----------------------------------------------------------------------------------------
@@ -264,12 +269,15 @@ def test_a_model_that_is_gone_is_named(explain: Command, screened: Screened, ids
     manifest.write_text(whole.replace("0.3", "0.2"))
     where = ["--runs", runs, "--catalog", screened.catalog]
     code, _, err = explain(ids[EXPLAINED], *where)
-    assert code == 1 and "bundle.json" in err
+    assert code == 1
+    assert "bundle.json" in err
     manifest.unlink()
     code, _, err = explain(ids[EXPLAINED], *where)
-    assert code == 1 and err.endswith("the model behind these rows, is not there; restore it from a copy")
+    assert code == 1
+    assert err.endswith("the model behind these rows, is not there; restore it from a copy")
 
 
 def test_no_run_at_all_is_one_sentence(explain: Command, screened: Screened, tmp_path: Path) -> None:
     code, _, err = explain("r", "--runs", tmp_path, "--catalog", screened.catalog)
-    assert code == 1 and "holds no published run" in err
+    assert code == 1
+    assert "holds no published run" in err

@@ -297,7 +297,9 @@ def test_a_reference_comes_back_and_is_hashed(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"reference\.json differs from its SHA-256"):
         load_bundle(bundle.path)
     file.write_bytes(genuine.replace(b'"schema_version":1', b'"schema_version":2'))
-    with pytest.raises(BundleError, match=r"reference\.json is not understood \(version 2, not 1\); install the version"):
+    with pytest.raises(
+        BundleError, match=r"reference\.json is not understood \(version 2, not 1\); install the version"
+    ):
         bundle.reference()
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
 from screening.contract import LEADS
-from screening.report.disclosure import Protected, Released
+from screening.report.disclosure import COARSE, Protected, Released
 from screening.report.tallies import CountTable, Tallies
 
 Name = tuple[str, ...]
@@ -192,7 +192,17 @@ def _margins(intruder: Intruder, night: str, families: Mapping[str, Mapping[str,
 
 def _flow(intruder: Intruder, night: str, tallies: Tallies, released: Released) -> None:
     for name, count in tallies.flow.items():
-        intruder.count((night, "flow", name), count, shown=released.flow[name] is not None)
+        i = intruder.count((night, "flow", name), count, shown=released.flow[name] is not None)
+        if name in released.about:  # a coarse number: he knows its step from its neighbours, at best
+            half = (
+                next(
+                    step
+                    for step in COARSE
+                    if released.about[name] % step == 0 and abs(count - released.about[name]) <= step // 2
+                )
+                // 2
+            )
+            intruder.low[i], intruder.high[i] = released.about[name] - half, released.about[name] + half
     everybody: list[tuple[str, Name]] = [
         (name, (night, "records", "all", "all", name)) for name in ("scored", "rejected", "not_screened", "changed")
     ]

@@ -17,7 +17,7 @@ import pytest
 
 from screening.contract import LEADS, NOTICE
 from screening.report import worklist
-from screening.report.patient import territory_importance
+from screening.report.patient import describe, person, plot_head, territory_importance
 from screening.report.worklist import CSV_COLUMNS, Worklist, write_worklist
 from screening.run.current import forget, refresh
 from screening.storage import Folder
@@ -156,7 +156,8 @@ def test_one_ecg_a_patient_and_the_forgotten_are_left_out(screened: Screened, id
     refresh(copy.runs)
     forget(copy.runs, record_ids=[ids[3]])
     done, rows = write(copy, tmp_path / "out", plots=0)
-    assert done.patients == 5 and ids[3] not in {row["record_id"] for row in rows}
+    assert done.patients == 5
+    assert ids[3] not in {row["record_id"] for row in rows}
     assert len({row["patient_key"] for row in rows}) == 5
     none, rows = write(copy, tmp_path / "out", plots=5, until=date(1900, 1, 1))
     assert (none.patients, none.drawn, rows) == (0, 0, [])
@@ -184,7 +185,8 @@ def test_only_the_owner_reads_it(screened: Screened, tmp_path: Path) -> None:
 def test_no_cell_is_a_formula(written: tuple[Path, list[dict[str, str]]]) -> None:
     out, rows = written
     cells = [cell for row in rows for name, cell in row.items() if name in ("device", "site", "record_id")]
-    assert any("HYPERLINK" in cell for cell in cells) and any("=1+1" in cell for cell in cells)
+    assert any("HYPERLINK" in cell for cell in cells)
+    assert any("=1+1" in cell for cell in cells)
     assert not [cell for cell in cells if re.match(r"\s*[=+\-@\t\r]", cell)]
     assert f"'{FORMULA}" in cells
 
@@ -198,7 +200,8 @@ def test_what_the_archive_says_stays_text(written: tuple[Path, list[dict[str, st
         names = {name for _, attrs in page.elements for name in attrs}
         assert not [name for name in names if name.startswith("on") or name == "style"]
         (policy,) = [a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a]
-        assert policy is not None and policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
+        assert policy is not None
+        assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
         assert not re.findall(r"(?:src|href)=\"(?!#|worklist)", page.source)
         assert len(page.ids) == len(set(page.ids))
         assert NOTICE in page.text
@@ -223,12 +226,14 @@ def test_each_patient_has_facts_and_the_ecg_that_was_scored(
     for svg, row in zip(svgs, drawn, strict=True):
         words = [text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
         assert f"record {row['record_id']}" in words
-        assert words[0] is not None and words[0].startswith(f"{row['rank']}. Probability of infarction")
+        assert words[0] is not None
+        assert words[0].startswith(f"{row['rank']}. Probability of infarction")
     said = " ".join(page.text)
     assert "0.950, flagged (threshold 0.3); logit 2.94" in said
     assert "septal (septal +1.50, anterior 0, lateral 0, inferior −0.17)" in said
     assert "baseline: strong baseline wander; noise: strong high-frequency noise" in said
-    assert "It sums up single leads" in said and "operator 'lead'" in said
+    assert "It sums up single leads" in said
+    assert "operator 'lead'" in said
     assert [row["ecg"] for row in rows] == [*(f"worklist.html#r{rank}" for rank in (1, 2, 3, 4)), "", ""]
 
 
@@ -290,3 +295,28 @@ def test_an_archive_that_cannot_be_reached_costs_the_ecgs_only(screened: Screene
     text = Page(Path(done.html)).source
     assert text.count("the archive could not be read (FileNotFoundError)") == 3
     assert text.count("the archive cannot be reached") == 3
+
+
+def test_it_goes_to_any_file_system(screened: Screened) -> None:
+    folder = Folder("memory://worklists/today")
+    done = write_worklist(folder, refresh(screened.runs), screened.opened(), today=TODAY, plots=1)
+    assert folder.names() == ["worklist-002.html", "worklist.csv", "worklist.html"]
+    assert folder.read("worklist.csv").count(b"\r\n") == 1 + done.patients
+    folder.filesystem.rm(folder.path(""), recursive=True)
+
+
+def test_unknown_age_sex_date_and_patient_are_said() -> None:
+    nobody = dict.fromkeys(
+        ("age", "sex", "acquired_at", "patient_key", "site", "device", "duration_s", "source_rate_hz")
+    )
+    row = {**nobody, **importance(), "record_id": "r", "status": "scored", "flagged": True, "probability": 0.99999}
+    row |= {"logit": -0.004, "quality_flags": None, "source_format": None, "unit_source": None, "run_id": "0"}
+    row |= {"model_name": "m", "model_version": "1", "bundle_sha256": "b" * 64, "age": float("nan")}
+    said = dict(describe(row, None))
+    assert said["Age and sex"] == "age and sex unknown"
+    assert {said[term] for term in ("Patient", "Acquired", "Site", "Device", "Recording")} == {"unknown"}
+    assert said["Probability of infarction"].startswith("over 0.999, flagged; logit")
+    assert said["Leading leads"] == "none speaks for infarction"
+    assert said["Territory"].startswith("none leads (")
+    assert person({"age": 90.0, "sex": "female"}) == "90 years or older, female"
+    assert len(plot_head(row, 0.3, rank=1)) <= 7

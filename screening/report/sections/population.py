@@ -77,15 +77,22 @@ def _shown(count: int | None) -> Cell:
     return HIDDEN if count is None else count
 
 
+def _total(name: str, released: Released) -> Cell:
+    """Return a total, coarse where the count would give its hidden parts away."""
+    if released.flow[name] is None and name in released.about:
+        return f"about {released.about[name]:,}"
+    return _shown(released.flow[name])
+
+
 def _overall(released: Released) -> list[Block]:
     counts = released.flow
-    rows: list[tuple[Cell, ...]] = [("Records in the catalog", "all", _shown(counts["catalogued"]))]
+    rows: list[tuple[Cell, ...]] = [("Records in the catalog", "all", _total("catalogued", released))]
     rows += [
         (f"… {words}", "left out", _shown(counts[key])) for key, words in _OUTCOMES.items() if counts.get(key, 0) != 0
     ]
     rows += [
         ("Index ECGs, one a patient" if "repeats" in counts else "Index ECGs", "analysed", _shown(counts["index"])),
-        ("Patients in the period", "all", _shown(counts["patients_catalogued"])),
+        ("Patients in the period", "all", _total("patients_catalogued", released)),
         ("… without a scored ECG", "left out", _shown(counts["patients_without_score"])),
     ]
     beside = [
@@ -100,7 +107,7 @@ def _overall(released: Released) -> list[Block]:
         if counts.get(key, 0) != 0
     ]
     return [
-        flow_figure(counts, released.reasons["all"], round_to=released.settings.round_to),
+        flow_figure(counts, released.reasons["all"], about=released.about, round_to=released.settings.round_to),
         Table(
             "flow",
             "Records and patients",
