@@ -64,6 +64,7 @@ def publish_run(
     results: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     bundle: str = "b",
+    model: Mapping[str, str] | None = None,
     finished_at: str = "2026-01-01T00:00:00+00:00",
     shard_records: int = 3,
 ) -> Folder:
@@ -74,6 +75,7 @@ def publish_run(
     results
         record_id -> columns of its row; without any it is scored at probability 0.1, with bytes of its own.
     """
+    made_up = {"name": "m", "version": bundle, "bundle_sha256": bundle * 64, "input_contract_sha256": "i" * 64}
     plan = Plan(
         run_id=run_id,
         archive_url=catalog.root_url,
@@ -82,7 +84,7 @@ def publish_run(
         records=catalog.records,
         shards=-(-catalog.records // shard_records),
         shard_records=shard_records,
-        model={"name": "m", "version": bundle, "bundle_sha256": bundle * 64, "input_contract_sha256": "i" * 64},
+        model=dict(model or made_up),
         donor_set=None,
         settings={},
         quality={},

@@ -1,6 +1,7 @@
 """What a bundle's own population looked like, so that another archive can be held against it: ``reference.json``.
 
-Counts only: of records and patients between edges and in categories, never a record's values.
+Counts only: of records and patients between edges and in categories, never a record's values. They are exact, as the bundle's
+counts of true and false flags are: what may not be known of the training data in such detail makes no bundle to be shared.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ Risk Model Validation 2020;14(4)), where B is the number of bins.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -36,6 +37,7 @@ PSI_BINS = 10
 SMOOTHING = 0.5
 """Added to each bin before a PSI is computed, so that an empty one does not make it infinite."""
 _ROUNDING = 1e-9
+_BAND = 5.0  # nominal width of the last band, which is open
 
 
 class Verdict(IntEnum):
@@ -134,17 +136,6 @@ def combined(histograms: Sequence[Binned]) -> Histogram | None:
     return Histogram(edges[kept], counts.astype(np.int64), sum(int(one.missing) for one in histograms))
 
 
-def of_bands(counts: Mapping[str, int | None]) -> Histogram | None:
-    """Return ages counted in bands ("20-39", "90 and over") as a histogram; None where a band is hidden or there is none."""
-    known = {name: count for name, count in counts.items() if name != UNKNOWN}
-    if not known or any(count is None for count in known.values()):
-        return None
-    begins = {int("".join(c for c in name.split("-")[0] if c.isdigit())): count or 0 for name, count in known.items()}
-    starts = sorted(begins)
-    edges = np.array([*starts, starts[-1] + 5], np.float64)
-    return Histogram(edges, np.array([begins[at] for at in starts], np.int64), counts.get(UNKNOWN) or 0)
-
-
 def _has(histogram: Binned, edge: float) -> bool:
     inner = np.asarray(histogram.edges, np.float64)[1:-1]
     return bool(np.isclose(inner, edge, rtol=1e-9, atol=1e-12).any())
@@ -228,6 +219,23 @@ def compare(feature: str, before: Binned, here: Binned) -> Comparison | str:
         median_here=_median(here),
         iqr_before=interquartile_range(before),
         verdict=verdict,
+    )
+
+
+def compare_bands(feature: str, before: Binned, here: Mapping[str, int | None]) -> Comparison | str:
+    """Compare ages with counts in bands ("20-39", "90 and over"): among those bands whose counts are not hidden."""
+    bands = [name for name in here if name != UNKNOWN]
+    starts = [float(re.findall(r"\d+", name)[0]) for name in bands]
+    shown = np.array([here[name] is not None for name in bands], bool)
+    if shown.sum() < 2:
+        return "too few of its bands can be shown"
+    if starts != sorted(starts) or not all(_has(before, start) for start in starts[1:]):
+        return "its bands begin at other ages"
+    counts = _between(before, np.array([*starts, starts[-1] + _BAND]))[shown]
+    kept = np.array(starts)[shown]
+    edges = np.append(kept, kept[-1] + _BAND)
+    return compare(
+        feature, Histogram(edges, counts), Histogram(edges, np.array([here[name] or 0 for name in bands])[shown])
     )
 
 

@@ -18,10 +18,13 @@ from screening.report.distances import (
     Comparison,
     ShareComparison,
     Verdict,
+    combined,
     compare,
+    compare_bands,
     compare_categories,
     compare_share,
 )
+from screening.report.tallies import UNKNOWN, Histogram
 
 if TYPE_CHECKING:
     from screening.model.reference import Reference
@@ -100,6 +103,12 @@ def feature_edges(references: Sequence[Reference]) -> Mapping[str, np.ndarray]:
     return edges
 
 
+def over_runs(features: Mapping[str, Mapping[str, Binned]], run_ids: Sequence[str]) -> dict[str, Histogram]:
+    """Return each feature's histogram over several runs (feature -> run -> histogram), of those in which it can be shown."""
+    found = {name: combined([by_run[run] for run in run_ids if run in by_run]) for name, by_run in features.items()}
+    return {name: histogram for name, histogram in found.items() if histogram is not None}
+
+
 # --- What is compared ------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +120,7 @@ def against_reference(
     sex: Mapping[str, int | None],
     flagged: tuple[int, int] | None,
     quality_flags: Mapping[str, tuple[int, int]],
+    ages: Mapping[str, int | None] | None = None,
 ) -> Drift:
     """Compare an archive with what the model was made from.
 
@@ -126,6 +136,8 @@ def against_reference(
         Flagged patients, and all; None where hidden.
     quality_flags
         Flag -> records that carry it, and all, of those that can be shown.
+    ages
+        Age band -> scored records, None where hidden; used where ``features`` has no ages.
     """
     measured = reference.scores
     here = {**features, LOG_ODDS: scores}
@@ -137,9 +149,10 @@ def against_reference(
     }
     if flagged is not None:
         flags[FLAGGED] = ((measured.flagged, measured.patients), flagged)
-    return _compared(
-        reference.data, {name: (reference.features[name], here.get(name)) for name in names}, flags, (before, sex)
-    )
+    banded = ages if ages is not None and AGE not in features and AGE in names else None
+    pairs = {name: (reference.features[name], here.get(name)) for name in names if name != AGE or banded is None}
+    by_band = None if banded is None else (reference.features[AGE], banded)
+    return _compared(reference.data, pairs, flags, (before, sex), by_band)
 
 
 def between_runs(
@@ -155,6 +168,7 @@ def _compared(
     features: Mapping[str, tuple[Binned | None, Binned | None]],
     shares: Mapping[str, tuple[tuple[int, int], tuple[int, int]]],
     sex: tuple[Mapping[str, int | None], Mapping[str, int | None]] | None,
+    ages: tuple[Binned, Mapping[str, int | None]] | None = None,
 ) -> Drift:
     left_out: dict[str, str] = {}
     found: dict[type, list[Comparison | ShareComparison | CategoryComparison]] = {}
@@ -172,10 +186,15 @@ def _compared(
         keep(name, compare(name, before, here))
         if before.missing or here.missing:
             keep(f"{name} unknown", compare_share(f"{name} unknown", _missing(before), _missing(here)))
+    if ages is not None:
+        keep(AGE, compare_bands(AGE, *ages))
+        total = sum(count or 0 for count in ages[1].values())
+        if (unknown := ages[1].get(UNKNOWN, 0)) is not None and (unknown or ages[0].missing):
+            keep(f"{AGE} unknown", compare_share(f"{AGE} unknown", _missing(ages[0]), (unknown, total)))
     if sex is not None:
         keep(SEX, compare_categories(SEX, *sex))
-        if (unknown := _unknown(sex)) is not None:
-            keep(f"{SEX} unknown", compare_share(f"{SEX} unknown", *unknown))
+        if (of_sex := _unknown(sex)) is not None:
+            keep(f"{SEX} unknown", compare_share(f"{SEX} unknown", *of_sex))
     for name, (was, now) in shares.items():
         keep(name, compare_share(name, was, now))
     of_features = tuple(one for one in found.get(Comparison, []) if isinstance(one, Comparison))

@@ -89,11 +89,8 @@ def flow_figure(
             about=about.get("patients_catalogued"),
         )
         y = _stage(drawing, y, everybody, [without])
-        if "repeats" in flow:
-            last = _Line("patients", "Patients analysed", flow["index"])
-            _check("patients_catalogued", flow["patients_catalogued"], [without, last], round_to)
-        else:
-            last = _Line("patients", "Patients with a scored ECG", _rest(flow))
+        last = _Line("patients", "Patients analysed", flow.get("patients_with_score", flow["index"]))
+        _check("patients_catalogued", flow["patients_catalogued"], [without, last], round_to)
         y = _box(drawing, 0, y, _MAIN, [last], strong=True)
     if round_to > 1:
         note = f"Counts are rounded to {round_to} one by one, so parts may miss their whole by a few."
@@ -101,11 +98,6 @@ def flow_figure(
         y += 24
     title, text = "From records in the catalog to patients", _text(flow, about, first, second, why, unit)
     return Figure("flow", title, drawing.svg(y + 4, title, text), text, "flow")
-
-
-def _rest(flow: Mapping[str, int | None]) -> int | None:
-    whole, part = flow["patients_catalogued"], flow["patients_without_score"]
-    return None if whole is None or part is None else max(whole - part, 0)
 
 
 def _reasons(reasons: Protected | None) -> list[_Line]:

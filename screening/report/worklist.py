@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +22,19 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from markupsafe import Markup
 
 from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
-from screening.contract import LEADS, NOTICE, RESULT_COLUMNS
+from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, Status
 from screening.recording import Recording
 from screening.report.facts import Frame, IndexRule, load_results, make_frame, name_places, open_records, pick, told
 from screening.report.patient import (
     HOW_TO_READ,
+    LEADS_OF,
+    MOST_LEADING,
     TERRITORIES,
     catalogued,
     describe,
@@ -55,7 +58,7 @@ from screening.storage import Folder
 PATIENTS_A_PAGE, ROWS_A_PAGE = 25, 500
 MOST_LISTED = 10_000
 """Patients on HTML pages without an ECG; beyond, they are in the CSV only."""
-BATCH_ROWS = 2_000
+BATCH_ROWS = 10_000
 MOST_FAILURES = 3
 """Of storage; then no further ECG is asked for, because each may take minutes to fail."""
 
@@ -163,13 +166,14 @@ def write_worklist(
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\r\n")
             writer.writerow(CSV_COLUMNS)
-            for rank, row in enumerate(_rows(db), start=1):
-                ecg = ""
-                if rank <= book.shown:
-                    entry = artist.entry(rank, row, detailed=rank <= detailed)
-                    ecg = f"{page_name(book.page)}#{entry.anchor}" if entry.svg else entry.lost
+            for batch in _batches(db):
+                start = batch["rank"][0].as_py()
+                ecg = [""] * batch.num_rows
+                for at, row in enumerate(batch.slice(0, max(0, book.shown - start + 1)).to_pylist()):
+                    entry = artist.entry(start + at, {**row, "status": Status.SCORED, "flagged": True}, detailed)
+                    ecg[at] = f"{page_name(book.page)}#{entry.anchor}" if entry.svg else entry.lost
                     book.add(entry)
-                writer.writerow(_csv_row(rank, row, models[row["bundle_sha256"]]["threshold"], ecg))
+                writer.writerows(_csv_rows(batch, models, ecg))
             text.flush()
             text.detach()
         book.close()
@@ -199,11 +203,10 @@ def _list_flagged(db: Any, current: Current, catalog: Catalog, frame: Frame) -> 
         FROM results WHERE flagged AND pos IN (SELECT pos FROM picked WHERE once)""")
 
 
-def _rows(db: Any) -> Iterator[dict[str, Any]]:
+def _batches(db: Any) -> Iterator[pa.RecordBatch]:
     columns = ", ".join(_COLUMNS)
-    for batch in db.sql(f"SELECT {columns} FROM worklist ORDER BY rank").to_arrow_reader(BATCH_ROWS):
-        for row in batch.to_pylist():
-            yield {**row, "status": "scored", "flagged": True}
+    reader = db.sql(f"SELECT rank, {columns} FROM worklist ORDER BY rank").to_arrow_reader(BATCH_ROWS)
+    return (batch for batch in reader if batch.num_rows)
 
 
 def _models(db: Any, current: Current) -> dict[str, dict[str, Any]]:
@@ -217,28 +220,44 @@ def _models(db: Any, current: Current) -> dict[str, dict[str, Any]]:
     }
 
 
-def _csv_row(rank: int, row: Mapping[str, Any], threshold: float, ecg: str) -> list[Any]:
-    importance = importance_of(row)
-    more: dict[str, Any] = {"rank": rank, "threshold": threshold, "ecg": ecg}
-    if importance is not None:
-        walls = territory_importance(importance)
-        more |= {"leading_leads": " ".join(leading_leads(importance)), "territory": leading_territory(walls)}
-        more |= {f"territory_{wall}": value for wall, value in walls.items()}
-    if row["acquired_at"] is not None:
-        more["acquired_at"] = row["acquired_at"].isoformat(sep=" ")
-    said = {**row, **more}
-    return [_cell(said.get(name)) for name in CSV_COLUMNS]
+def _csv_rows(
+    batch: pa.RecordBatch, models: Mapping[str, Mapping[str, Any]], ecg: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Return the rows of a batch, made by column: there may be a million."""
+    importance = np.column_stack([batch[f"importance_{lead}"].to_numpy(zero_copy_only=False) for lead in LEADS])
+    walls = importance.astype(np.float64) @ _WALL_MEANS
+    order = np.argsort(-importance, axis=1, kind="stable")[:, :MOST_LEADING]
+    above = np.take_along_axis(importance, order, axis=1) > 0
+    columns: dict[str, list[Any]] = {
+        name: _cells(values.to_pylist()) for name, values in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    columns["threshold"] = _cells([models[sha256]["threshold"] for sha256 in columns["bundle_sha256"]])
+    columns["acquired_at"] = ["" if at is None else at.isoformat(sep=" ") for at in batch["acquired_at"].to_pylist()]
+    columns["leading_leads"] = [
+        " ".join([LEADS[lead] for lead, speaks in zip(*both, strict=True) if speaks])
+        for both in zip(order.tolist(), above.tolist(), strict=True)
+    ]
+    columns["territory"] = [
+        TERRITORIES[wall] if speaks else ""
+        for wall, speaks in zip(walls.argmax(axis=1).tolist(), (walls.max(axis=1) > 0).tolist(), strict=True)
+    ]
+    columns |= {f"territory_{wall}": _cells(walls[:, at].tolist()) for at, wall in enumerate(TERRITORIES)}
+    columns["ecg"] = _cells(ecg)
+    return zip(*(columns[name] for name in CSV_COLUMNS), strict=True)
+
+
+def _cells(values: list[Any]) -> list[Any]:
+    """Return values of one kind as they stand in the CSV: no formula, six digits, nothing for what is not known."""
+    kind = next((type(value) for value in values if value is not None), None)
+    if kind is str:
+        return [value if not value or value.isalnum() else _harmless(value) for value in values]
+    if kind is float:
+        return ["" if value is None or value != value else f"{value:.6g}" for value in values]
+    return values
 
 
 _harmless = lru_cache(4096)(harmless)  # names of sites, devices and models come again and again
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return value if value.isalnum() else _harmless(value)
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return value
+_WALL_MEANS = np.array([[(lead in LEADS_OF[wall]) / len(LEADS_OF[wall]) for wall in TERRITORIES] for lead in LEADS])
 
 
 # --- ECGs ------------------------------------------------------------------------------------------------------------
@@ -257,10 +276,11 @@ class _Artist:
         self._reader, self._places, self._models, self._progress = reader, places, models, progress
         self._failures = self.drawn = self.lost = 0
 
-    def entry(self, rank: int, row: Mapping[str, Any], *, detailed: bool) -> Entry:
+    def entry(self, rank: int, row: Mapping[str, Any], most_detailed: int) -> Entry:
         importance = importance_of(row)
         threshold = self._models[row["bundle_sha256"]]["threshold"]
         more: dict[str, Any] = {}
+        detailed = rank <= most_detailed
         if detailed:
             found = self._read(row)
             if isinstance(found, Recording):

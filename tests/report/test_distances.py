@@ -18,9 +18,9 @@ from screening.report.distances import (
     Verdict,
     combined,
     compare,
+    compare_bands,
     compare_categories,
     compare_share,
-    of_bands,
     population_stability_index,
     quantile,
 )
@@ -236,12 +236,24 @@ def test_quantiles_lie_in_the_bin_of_the_raw_quantile(values: list[float], share
     assert math.isnan(quantile(Histogram(edges, np.zeros(len(edges) - 1)), share))
 
 
-def test_age_bands_are_a_histogram() -> None:
-    found = of_bands({"0-19": 20, "20-89": 300, "90 and over": 15, "(unknown)": 25})
-    assert found is not None
-    assert (found.edges.tolist(), found.counts.tolist(), found.missing) == ([0, 20, 90, 95], [20, 300, 15], 25)
-    assert of_bands({"0-19": None, "20-89": 300}) is None
-    assert of_bands({"(unknown)": 300}) is None
+def test_age_bands_are_compared_where_they_are_shown() -> None:
+    ages = np.round(draws(0, 5000, shift=60, scale=15))
+    before = binned(ages, np.arange(0.0, 100, 5))
+    starts, older = list(range(0, 95, 10)), ages + 6
+    rows = {
+        f"{start}-{start + 9}" if start < 90 else "90 and over": int(((older >= start) & (older < start + 10)).sum())
+        for start in starts
+    }
+    found = compare_bands("age", before, rows | {"0-9": None, "(unknown)": 30})
+    assert isinstance(found, Comparison)
+    within = [x[(x >= 10) & (x < 100)] for x in (ages, older)]
+    assert found.ks == pytest.approx(ks_2samp(*within).statistic, abs=0.02)
+    assert found.verdict is Verdict.SLIGHT
+    same = compare_bands("age", before, dict.fromkeys(rows) | {"50-59": 1000, "60-69": 1030})
+    assert isinstance(same, Comparison)
+    assert same.verdict is Verdict.NONE
+    assert compare_bands("age", before, dict.fromkeys(rows)) == "too few of its bands can be shown"
+    assert compare_bands("age", before, {"0-17": 5, "18 and over": 9}) == "its bands begin at other ages"
 
 
 # --- Shares and categories -------------------------------------------------------------------------------------------

@@ -20,7 +20,16 @@ from screening.model.reference import (
     score_distribution,
 )
 from screening.report.distances import Verdict
-from screening.report.drift import AGE, LOG_ODDS, TITLES, Drift, against_reference, between_runs, feature_edges
+from screening.report.drift import (
+    AGE,
+    LOG_ODDS,
+    TITLES,
+    Drift,
+    against_reference,
+    between_runs,
+    feature_edges,
+    over_runs,
+)
 from screening.report.facts import FEATURES
 from screening.report.standardise import load_reference_population
 from screening.report.tallies import Histogram
@@ -181,6 +190,19 @@ def test_unknown_sex_is_compared_apart_from_the_categories(reference: Reference)
     assert drift.left_out["sex"] == "too few of its categories can be shown"
 
 
+def test_ages_come_from_the_bands_where_there_is_no_histogram(reference: Reference) -> None:
+    starts = list(range(0, 95, 10))
+    age = Archive(1).age + 8
+    rows = {f"{at}-{at + 9}": int(((age >= at) & (age < at + 10)).sum()) for at in starts}
+    rows |= {"(unknown)": 400}
+    drift = against_reference(reference, {}, scores=None, sex={}, flagged=None, quality_flags={}, ages=rows)
+    assert verdicts(drift) == {AGE: Verdict.MARKED, "age unknown": Verdict.MARKED}
+    assert AGE not in drift.left_out
+    other = Archive(1).features(feature_edges([reference]))
+    drift = against_reference(reference, other, scores=None, sex={}, flagged=None, quality_flags={}, ages=rows)
+    assert AGE not in verdicts(drift)
+
+
 def test_flags_at_another_rate_are_told(reference: Reference) -> None:
     archive = Archive(1)
     archive.flags = ["noise"] * N
@@ -199,6 +221,18 @@ def test_runs_are_compared_without_scores_where_models_differ() -> None:
     drift = between_runs(first, {}, same_model=True)
     assert not drift.features
     assert set(drift.left_out) == set(first)
+
+
+def test_runs_together_are_compared_as_their_union(reference: Reference) -> None:
+    edges = feature_edges([reference])
+    parts = {"a": Archive(1).features(edges), "b": Archive(2).features(edges)}
+    by_run = {name: {run: features[name] for run, features in parts.items()} for name in edges}
+    both = over_runs(by_run, ["a", "b", "gone"])
+    assert both["noise_mV"].counts.sum() == pytest.approx(2 * N, rel=0.01)
+    assert set(both["noise_mV"].edges) <= set(edges["noise_mV"])
+    drift = against_reference(reference, both, scores=None, sex={}, flagged=None, quality_flags={})
+    assert verdicts(drift) == {}
+    assert over_runs(by_run, ["gone"]) == {}
 
 
 def test_every_feature_has_edges_a_title_and_can_be_counted() -> None:

@@ -144,29 +144,43 @@ def _strata(released: Released) -> list[Block]:
 
 
 def _outcomes(dimension: str, table: Protected, reasons: Protected | None) -> Table:
+    """Return a dimension's records by outcome, without columns of which nothing can be shown, or in which there is nothing."""
     named = list(reasons.columns) if reasons is not None and reasons.rows else []
-    rows: list[tuple[Cell, ...]] = []
-    for row in table.rows:
-        of = [_shown(table.row_total(row)), *(_shown(table.shown(row, name)) for name in _COLUMNS)]
-        rows.append(
-            (
-                row,
-                *of,
-                _rejection(table, row),
-                *(_shown(reasons.shown(row, name)) if reasons else HIDDEN for name in named),
+    columns = [
+        Column("records", "Records", "count"),
+        *(Column(name, words, "count") for name, words in _COLUMNS.items()),
+        Column("rejection_rate", "Rejection rate (95%)", "share_interval"),
+        *(Column(f"reason_{name}", name.replace("_", " "), "count") for name in named),
+    ]
+    cells = [
+        [
+            _shown(table.row_total(row)),
+            *(_shown(table.shown(row, name)) for name in _COLUMNS),
+            _rejection(table, row),
+            *(_shown(reasons.shown(row, name)) if reasons else HIDDEN for name in named),
+        ]
+        for row in table.rows
+    ]
+    kept, notes = [], []
+    for at, column in enumerate(columns):
+        of = [row[at] for row in cells]
+        if column.key == "scored" or any(isinstance(cell, Estimate) or (isinstance(cell, int) and cell) for cell in of):
+            kept.append(at)
+        elif HIDDEN in of:
+            notes.append(
+                f"{column.title.split(' (')[0]}: too few to be told by {dimension}, or they would tell of those that are."
             )
-        )
+    if "rejection_rate" in {columns[at].key for at in kept} and not any(
+        row[2] for row in cells if isinstance(row[2], int)
+    ):
+        kept = [at for at in kept if columns[at].key != "rejection_rate"]
+        notes.append("No record was rejected, where that can be told.")
     return Table(
         f"records_by_{dimension}",
         f"Records by {dimension}",
-        [
-            Column(dimension, dimension.capitalize()),
-            Column("records", "Records", "count"),
-            *(Column(name, words, "count") for name, words in _COLUMNS.items()),
-            Column("rejection_rate", "Rejection rate (95%)", "share_interval"),
-            *(Column(f"reason_{name}", name.replace("_", " "), "count") for name in named),
-        ],
-        rows,
+        [Column(dimension, dimension.capitalize()), *(columns[at] for at in kept)],
+        [(row, *(of[at] for at in kept)) for row, of in zip(table.rows, cells, strict=True)],
+        notes,
     )
 
 
