@@ -18,6 +18,7 @@ from screening.archive.catalog import Catalog
 from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
 from screening.model.bundle import Bundle
+from screening.model.reference import SCORE_EDGES
 from screening.report import drift
 from screening.report.accuracy import of_bundle
 from screening.report.disclosure import DisclosureSettings, protect_all
@@ -43,7 +44,6 @@ from screening.run.current import Current
 from screening.settings import ReportSettings
 from screening.storage import Folder
 
-LOG_ODDS_EDGES = np.arange(-8.0, 8.01, 0.25)
 RELEASES = "reports"
 """Folder beside the runs that holds what was last released, with true counts: private."""
 
@@ -93,7 +93,7 @@ def make_report(
         catalog,
         today=today,
         age_edges=age_edges,
-        log_odds_edges=LOG_ODDS_EDGES,
+        log_odds_edges=np.array(SCORE_EDGES),
         feature_edges=drift.feature_edges([one for one in references.values() if one is not None]),
         seen={sha: frozenset().union(*bundle.seen().values()) for sha, bundle in bundles.items()},
         index_rule=settings.index_rule,

@@ -76,9 +76,9 @@ class Tallies:
     models: tuple[ScreenedBy, ...]
     flow: Mapping[str, int]
     """Records: catalogued = outside_period + not_screened + changed + rejected + scored; scored = duplicates + repeats +
-    index. Patients: patients_catalogued (in the period) = patients_without_score + index. Beside these: undated,
-    future_dated, without_patient_key, gone (current rows of records that the catalog no longer has), seen_in_training (index
-    ECGs whose bytes made one of the models)."""
+    index. Patients (in the period): patients_catalogued = patients_without_score + patients_with_score. Beside these: undated,
+    future_dated, without_patient_key, forgotten (left out of all the others), gone (current rows of records that the catalog no
+    longer has), seen_in_training (index ECGs whose bytes made one of the models)."""
     records: Mapping[str, CountTable]
     """"all" and each dimension -> columns scored, rejected, not_screened, changed; counts of records."""
     reasons: Mapping[str, CountTable]

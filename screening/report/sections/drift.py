@@ -5,7 +5,7 @@ from __future__ import annotations
 from screening.report.disclosure import Released
 from screening.report.distances import Comparison, Verdict
 from screening.report.document import Block, Bullets, Cell, Column, Figure, Paragraph, Remark, Section, Table
-from screening.report.drift import LOG_ODDS, TITLES, Drift, against_reference, between_runs
+from screening.report.drift import LOG_ODDS, TITLES, Drift, against_reference, between_runs, over_runs
 from screening.report.figures import distributions_figure
 from screening.report.findings import Findings, ModelFacts
 from screening.report.protected import ProtectedHistogram
@@ -39,29 +39,28 @@ def _reference(number: int, model: ModelFacts, released: Released, suffix: str, 
                 "it was made from; a model that is trained by this version does."
             )
         ]
-    latest = model.run_ids[-1]
-    features = {name: by_run[latest] for name, by_run in released.features.items() if latest in by_run}
+    ages = released.records.get("age")
     scores = released.scores[number] if number < len(released.scores) else None
     sexes = released.records.get("sex")
     found = against_reference(
         model.reference,
-        features,
+        over_runs(released.features, model.run_ids),
         scores=scores,
         sex={} if sexes is None else {row: sexes.shown(row, "scored") for row in sexes.rows},
         flagged=None if model.flagged is None or model.patients is None else (model.flagged, model.patients),
         quality_flags=_flags(released),
+        ages=None if ages is None else {row: ages.shown(row, "scored") for row in ages.rows},
     )
     blocks = _tables(found, f"drift{suffix}", f"Against what {model.label} was made from: {model.reference.data}")
     if scores is not None:
-        measured = model.reference.scores
-        both = [a + b for a, b in zip(measured.positive, measured.negative, strict=True)]
+        before = model.reference.features[LOG_ODDS]
         blocks.insert(
             0,
             _distributions(
                 f"scores{suffix}",
                 "Scores here and where the model was measured" + ("" if alone else f", {model.label}"),
                 scores,
-                ProtectedHistogram(measured.edges, tuple(both), 0),
+                ProtectedHistogram(before.edges, before.counts, before.missing),
                 f"drift{suffix}",
             ),
         )
@@ -107,8 +106,8 @@ def _tables(found: Drift, key: str, title: str) -> list[Block]:
             title,
             [
                 Column("feature", "What"),
-                Column("median_before", "Median there", "number", digits=3),
-                Column("median_here", "Median here", "number", digits=3),
+                Column("median_before", "Median there", "number", digits=4),
+                Column("median_here", "Median here", "number", digits=4),
                 Column("shift", "Shift in IQR", "number", digits=2, signed=True),
                 Column("psi", "PSI", "number", digits=2),
                 Column("ks", "KS distance", "number", digits=2),
@@ -127,6 +126,7 @@ def _tables(found: Drift, key: str, title: str) -> list[Block]:
             _WORDS[one.verdict],
         )
         for one in found.shares
+        if one.before.value or one.here.value
     ]
     if others:
         blocks.append(
