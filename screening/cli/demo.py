@@ -77,7 +77,7 @@ def _report(runs: Folder, catalog: str, out: Path, seed: int) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
-    from screening.report.assemble import make_report
+    from screening.report.assemble import make_report, open_population
     from screening.report.candidates import candidates
     from screening.report.document import Estimate
     from screening.report.readings import INFARCT, NONE, by_stratum
@@ -112,7 +112,9 @@ def _report(runs: Folder, catalog: str, out: Path, seed: int) -> dict[str, Any]:
         ),
     )
     settings = ReportSettings()  # type: ignore[call-arg]
-    report = make_report(found.current, opened, settings=settings, population=load_reference_population(), today=today)
+    population = load_reference_population()
+    with open_population(found.current, opened, settings=settings, population=population, today=today) as of:
+        report = make_report(of, settings=settings, population=population)
     paths = write_report(report.document, out)
     estimators = {
         one.key: [one.cell.value, one.cell.low, one.cell.high]

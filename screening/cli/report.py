@@ -14,12 +14,7 @@ from screening.cli.state import default_tracking_uri, state_option, tracking_opt
 from screening.cli.storage import storage_option
 
 if TYPE_CHECKING:
-    from datetime import date
-
-    from screening.archive.catalog import Catalog
     from screening.report.assemble import Report
-    from screening.run.current import Current
-    from screening.settings import ReportSettings
     from screening.storage import Folder
 
 
@@ -75,9 +70,10 @@ def command(
     from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
-    from screening.report.assemble import figures_for_machines, keep_release, make_report
+    from screening.report.assemble import figures_for_machines, keep_release, make_report, open_population
     from screening.report.render import write_report
     from screening.report.standardise import load_reference_population
+    from screening.report.worklist import write_worklist
     from screening.run.current import refresh
     from screening.settings import ReportSettings, load_settings
     from screening.storage import Folder
@@ -95,13 +91,16 @@ def command(
     current = refresh(folder, memory_mb=settings.memory_mb)
     stage(f"counting {opened.records:,} records")
     today = datetime.now(UTC).date()
-    report = make_report(current, opened, settings=settings, population=population, today=today)
-    paths = write_report(report.document, place)
-    keep_release(folder, report)
     listed = None
-    if worklist:
-        stage("writing the worklist")
-        listed = _worklist(current, opened, place, settings, storage_options, today)
+    with open_population(current, opened, settings=settings, population=population, today=today) as of:
+        report = make_report(of, settings=settings, population=population)
+        paths = write_report(report.document, place)
+        keep_release(folder, report)
+        if worklist:
+            stage("writing the worklist")
+            listed = write_worklist(
+                place.folder("private"), of, plots=settings.worklist_plots, storage_options=storage_options
+            ).html
     figures = figures_for_machines(report.findings)
     logged = _log(report, place, paths, figures, tracking_uri or default_tracking_uri(state)) if mlflow else None
     if as_json:
@@ -110,31 +109,6 @@ def command(
     else:
         click.echo(_text(report, paths, listed, logged))
     return EXIT_DONE
-
-
-def _worklist(
-    current: Current,
-    catalog: Catalog,
-    place: Folder,
-    settings: ReportSettings,
-    storage_options: dict[str, Any],
-    today: date,
-) -> str:
-    """Write the worklist in a folder of its own, and return its first page."""
-    from screening.report.worklist import write_worklist
-
-    return write_worklist(
-        place.folder("private"),
-        current,
-        catalog,
-        today=today,
-        index_rule=settings.index_rule,
-        since=settings.since,
-        until=settings.until,
-        plots=settings.worklist_plots,
-        storage_options=storage_options,
-        memory_mb=settings.memory_mb,
-    ).html
 
 
 def _log(report: Report, place: Folder, paths: Mapping[str, str], figures: Mapping[str, Any], tracking_uri: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -24,6 +25,8 @@ from screening.report.accuracy import of_bundle
 from screening.report.disclosure import DisclosureSettings, protect_all
 from screening.report.document import Document
 from screening.report.estimate import Inputs, find
+from screening.report.facts import FEATURES, Joined, joined
+from screening.report.facts import Frame as Population
 from screening.report.findings import Findings, Frame, ModelFacts
 from screening.report.population import tally
 from screening.report.protected import Released
@@ -58,57 +61,72 @@ class Report:
     release_name: str  # below the runs' folder, where `released` belongs
 
 
-def make_report(
+@contextmanager
+def open_population(
     current: Current,
     catalog: Catalog,
     *,
     settings: ReportSettings,
     population: ReferencePopulation,
     today: date,
-) -> Report:
-    """Count, protect, estimate and write up everything that was screened of a catalog.
+) -> Iterator[Joined]:
+    """Join everything that was screened of a catalog, as report and worklist need it.
 
     Parameters
     ----------
     current
         The index of all published runs.
     population
-        That prevalence is standardised to.
+        That prevalence is standardised to: ages are told in its bands.
     today
-        The day on which the report is made.
+        The day on which the report is made; ECGs dated later have no usable date.
 
     Raises
     ------
     UserError
-        Results, catalog or models cannot be read, or the last release cannot.
+        Results or catalog cannot be read, or do not fit each other.
     """
-    runs = current.runs
-    bundles = {
-        sha: fetch_bundle(runs, sha) for sha in dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed)
-    }
-    references = {sha: bundle.reference() for sha, bundle in bundles.items()}
-    age_edges = population.bands()
+    frame = Population(
+        settings.index_rule,
+        settings.since,
+        settings.until,
+        today,
+        population.bands(),
+        settings.most_places,
+        max(2 * settings.smallest_count, 1),
+    )
+    with joined(current, catalog, frame, features=FEATURES, memory_mb=settings.memory_mb) as of:
+        yield of
+
+
+def make_report(of: Joined, *, settings: ReportSettings, population: ReferencePopulation) -> Report:
+    """Count, protect, estimate and write up a population.
+
+    Parameters
+    ----------
+    of
+        What ``open_population`` gave for the same settings and reference population.
+
+    Raises
+    ------
+    UserError
+        Results or models cannot be read, or the last release cannot.
+    """
+    current, catalog, age_edges = of.current, of.catalog, of.frame.age_edges
+    bundles = {sha: fetch_bundle(current.runs, sha) for sha in of.bundles}
+    references = [one for bundle in bundles.values() if (one := bundle.reference()) is not None]
     tallies = tally(
-        current,
-        catalog,
-        today=today,
-        age_edges=age_edges,
+        of,
         log_odds_edges=np.array(SCORE_EDGES),
-        feature_edges=drift.feature_edges([one for one in references.values() if one is not None]),
+        feature_edges=drift.feature_edges(references),
         seen={sha: frozenset().union(*bundle.seen().values()) for sha, bundle in bundles.items()},
-        index_rule=settings.index_rule,
-        since=settings.since,
-        until=settings.until,
-        most_places=settings.most_places,
-        smallest_place=max(2 * settings.smallest_count, 1),
-        memory_mb=settings.memory_mb,
     )
     disclosure = DisclosureSettings(
         threshold=0 if settings.exact else settings.smallest_count, round_to=1 if settings.exact else settings.round_to
     )
     name = f"{RELEASES}/{_release_key(catalog, settings, age_edges)}.json"
-    released = protect_all(tallies, disclosure, previous=None if settings.exact else _last(runs, name))
-    frame = _frame(current, catalog, settings, released, today)
+    released = protect_all(tallies, disclosure, previous=None if settings.exact else _last(current.runs, name))
+    frame = _frame(current, catalog, settings, released, of.frame.today)
     models = [_model(i, sha, current, released, bundles[sha], settings) for i, sha in enumerate(released.models)]
     findings = find(
         Inputs(

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from screening.archive.catalog import Catalog
 from screening.errors import UserError
-from screening.report.facts import Frame, IndexRule, load_results, make_frame, name_places, open_records, pick, told
+from screening.report.facts import Frame, IndexRule, joined, told
 from screening.run.current import Current, refresh
-from screening.run.duck import MEMORY_MB, database
+from screening.run.duck import MEMORY_MB
 from screening.storage import Folder
 
 MOST_SITES, SMALLEST_SITE = 20, 20
@@ -39,13 +39,8 @@ def candidates(
     """
     current = refresh(runs, memory_mb=memory_mb)
     frame = Frame(index_rule, None, None, today, (0,), MOST_SITES, SMALLEST_SITE)
-    bundles = list(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
-    with database(memory_mb=memory_mb) as db, told(current):
-        open_records(db, current, catalog, frame)
-        places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
-        make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
-        load_results(db, current, ())
-        pick(db, index_rule)
+    with joined(current, catalog, frame, memory_mb=memory_mb) as of, told(current):
+        db = of.db
         counts = db.execute("SELECT model, count(*) FROM picked WHERE once GROUP BY 1 ORDER BY 2 DESC, 1").fetchall()
         if not counts:
             raise UserError(
@@ -56,6 +51,6 @@ def candidates(
             """SELECT r.record_id, p.log_odds::DOUBLE AS log_odds, p.flagged, list_extract($sites, p.site + 1) AS site
             FROM (SELECT pos, record_id FROM results) r JOIN picked p ON p.pos = r.pos
             WHERE p.once AND p.model = $model ORDER BY r.record_id""",
-            params={"sites": list(places["site"]), "model": counts[0][0]},
+            params={"sites": list(of.places["site"]), "model": counts[0][0]},
         ).to_arrow_table()
-    return Candidates(current, bundles[counts[0][0]], ecgs, sum(n for _, n in counts[1:]))
+    return Candidates(current, of.bundles[counts[0][0]], ecgs, sum(n for _, n in counts[1:]))

@@ -25,7 +25,7 @@ from screening.contract import QUALITY_COLUMNS, Reason, result_schema
 from screening.errors import UserError
 from screening.report.tallies import OTHER, UNKNOWN
 from screening.run.current import Current
-from screening.run.duck import literal, name_of, path_namer
+from screening.run.duck import MEMORY_MB, database, literal, name_of, path_namer
 from screening.run.winners import DUPLICATES, INDEX, VERSION
 
 IndexRule = Literal["first", "latest", "all"]
@@ -72,6 +72,55 @@ class Categories:
     site: tuple[str, ...]
     device: tuple[str, ...]
     months: tuple[int, ...] = field(default=())  # year * 12 + month - 1; 0 is unknown
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A population in an open database: the tables above, and what their codes mean."""
+
+    db: duckdb.DuckDBPyConnection
+    current: Current
+    catalog: Catalog
+    frame: Frame
+    bundles: tuple[str, ...]  # bundle_sha256 by the number in ``model``
+    places: Mapping[str, tuple[str, ...]]  # site, device -> names by code
+
+
+@contextmanager
+def joined(
+    current: Current,
+    catalog: Catalog,
+    frame: Frame,
+    *,
+    features: Collection[str] = (),
+    memory_mb: int = MEMORY_MB,
+) -> Iterator[Joined]:
+    """Join catalog, index and results, and hold the database open for whoever counts or lists.
+
+    Parameters
+    ----------
+    features
+        Those of `FEATURES` that ``facts`` is to have.
+    memory_mb
+        What DuckDB may hold; the rest is spilled to TMPDIR.
+
+    Raises
+    ------
+    UserError
+        Catalog, index or results cannot be read, or do not fit each other.
+    """
+    if frame.since and frame.until and frame.since > frame.until:
+        raise UserError(f"the period ends ({frame.until}) before it starts ({frame.since}); swap --since and --until")
+    bundles = tuple(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
+    with database(memory_mb=memory_mb) as db:
+        with told(current):
+            db.execute("SET preserve_insertion_order = false")  # rows are known by position, not by order
+            open_records(db, current, catalog, frame)
+            places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
+            make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
+            load_results(db, current, features)
+            pick(db, frame.index_rule)
+        yield Joined(db, current, catalog, frame, bundles, places)
 
 
 def age_bands(edges: Sequence[int]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ add up is checked at the end, and a tally that does not is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
 from typing import Any
 
 import duckdb
@@ -21,7 +20,6 @@ from screening.report.distributions import design_effect, feature_by_run, histog
 from screening.report.facts import (
     CHANGED,
     DATED,
-    FEATURES,
     FUTURE,
     NOT_SCREENED,
     OUTSIDE,
@@ -31,17 +29,13 @@ from screening.report.facts import (
     UNDATED,
     Frame,
     IndexRule,
+    Joined,
     age_bands,
-    load_results,
-    make_frame,
-    name_places,
-    open_records,
-    pick,
     told,
 )
 from screening.report.tallies import DIMENSIONS, UNKNOWN, CountTable, ScreenedBy, Tallies
 from screening.run.current import Current
-from screening.run.duck import MEMORY_MB, database, literal, path_namer
+from screening.run.duck import literal, path_namer
 from screening.run.winners import INDEX
 from screening.signal.quality import FLAGS
 
@@ -51,61 +45,33 @@ _ONCE = {"year": "once_a_year", "month": "once_a_month"}
 
 
 def tally(
-    current: Current,
-    catalog: Catalog,
+    of: Joined,
     *,
-    today: date,
-    age_edges: Sequence[int],
     log_odds_edges: np.ndarray,
     feature_edges: Mapping[str, np.ndarray],
     seen: Mapping[str, Collection[str]],
-    index_rule: IndexRule = "latest",
-    since: date | None = None,
-    until: date | None = None,
-    most_places: int = 20,
-    smallest_place: int = 20,
-    memory_mb: int = MEMORY_MB,
 ) -> Tallies:
-    """Count catalog, index and results together.
+    """Count a population.
 
     Parameters
     ----------
-    current
-        The index, from ``refresh``.
-    today
-        ECGs dated later have no usable date.
-    age_edges
-        Lowest age of each band, ascending; the last band is open.
+    of
+        Joined with these features.
     log_odds_edges
         Of the histograms of scores, float64 (bins + 1,).
     feature_edges
         Feature (a name of `facts.FEATURES`) -> edges of its histogram.
     seen
         bundle_sha256 -> record_sha256 of the records that made it.
-    index_rule
-        Which scored ECG stands for a patient; "all" counts every one.
-    since, until
-        First and last day of the period; records without a usable date are then outside it.
-    most_places, smallest_place
-        Sites and devices beyond the largest, or with fewer records, are counted as "(other)".
-    memory_mb
-        What DuckDB may hold; the rest is spilled to TMPDIR.
 
     Raises
     ------
     UserError
-        Catalog, index or results cannot be read, or do not fit each other.
+        Results cannot be read, or are not all that the index names.
     """
-    frame = Frame(index_rule, since, until, today, tuple(age_edges), most_places, smallest_place)
-    _check(frame, feature_edges)
-    bundles = list(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
-    with database(memory_mb=memory_mb) as db, told(current):
-        db.execute("SET preserve_insertion_order = false")  # rows are known by position, not by order
-        open_records(db, current, catalog, frame)
-        places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
-        make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
-        load_results(db, current, feature_edges)
-        pick(db, index_rule)
+    db, current, catalog, frame, bundles, places = of.db, of.current, of.catalog, of.frame, of.bundles, of.places
+    index_rule = frame.index_rule
+    with told(current):
         models, number = _models(db, current, bundles)
         names = _category_names(db, frame, places)
         patients = {
@@ -158,18 +124,6 @@ def check_identities(tallies: Tallies, index_rule: IndexRule) -> None:
     flags = tallies.quality_flags
     for row, total in zip(flags.rows, flags.counts.sum(axis=1), strict=True):
         same(f"records by quality flag {row}", flow["scored"], int(total))
-
-
-def _check(frame: Frame, feature_edges: Mapping[str, np.ndarray]) -> None:
-    if frame.most_places > 200:
-        raise ValueError("at most 200 sites and devices stand for themselves")
-    unknown = sorted(set(feature_edges) - set(FEATURES))
-    if unknown:
-        raise ValueError(f"{unknown[0]} is no feature; these are: {', '.join(FEATURES)}")
-    if not frame.age_edges or list(frame.age_edges) != sorted(set(frame.age_edges)):
-        raise ValueError(f"age edges must ascend: {frame.age_edges}")
-    if frame.since and frame.until and frame.since > frame.until:
-        raise UserError(f"the period ends ({frame.until}) before it starts ({frame.since}); swap --since and --until")
 
 
 # --- Flow ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -26,11 +25,10 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, Status
 from screening.recording import Recording
-from screening.report.facts import Frame, IndexRule, load_results, make_frame, name_places, open_records, pick, told
+from screening.report.facts import Joined, told
 from screening.report.patient import (
     HOW_TO_READ,
     LEADS_OF,
@@ -52,7 +50,6 @@ from screening.report.patient import (
 )
 from screening.report.render import harmless
 from screening.run.current import Current
-from screening.run.duck import MEMORY_MB, database
 from screening.storage import Folder
 
 PATIENTS_A_PAGE, ROWS_A_PAGE = 25, 500
@@ -113,16 +110,10 @@ class Entry:
 
 def write_worklist(
     folder: Folder,
-    current: Current,
-    catalog: Catalog,
+    of: Joined,
     *,
-    today: date,
-    index_rule: IndexRule = "latest",
-    since: date | None = None,
-    until: date | None = None,
     plots: int = 50,
     storage_options: dict[str, Any] | None = None,
-    memory_mb: int = MEMORY_MB,
     progress: Callable[[int], object] | None = None,
 ) -> Worklist:
     """Write the flagged index ECGs of a population, one a patient, by the same rules as the report.
@@ -132,10 +123,8 @@ def write_worklist(
     folder
         Of the worklist alone; what an earlier worklist left there is replaced. Modes hold on local disks: elsewhere the
         store decides who reads it.
-    current
-        The index, from ``refresh``.
-    today, index_rule, since, until
-        As in ``population.tally``.
+    of
+        The population.
     plots
         ECGs drawn, the highest probabilities first.
     storage_options
@@ -146,14 +135,15 @@ def write_worklist(
     Raises
     ------
     UserError
-        Catalog, index or results cannot be read, or do not fit each other.
+        Results cannot be read.
     """
+    current, catalog, frame = of.current, of.catalog, of.frame
     if folder.is_local:
         os.makedirs(folder.path(""), mode=0o700, exist_ok=True)
         os.chmod(folder.path(""), 0o700)
-    frame = Frame(index_rule, since, until, today, (0,), 1, 1)
-    with database(memory_mb=memory_mb) as db, told(current):
-        _list_flagged(db, current, catalog, frame)
+    with told(current):
+        db = of.db
+        _list_flagged(db)
         total = int(db.execute("SELECT count(*) FROM worklist").fetchall()[0][0])
         detailed = min(plots, total)
         models = _models(db, current)
@@ -161,7 +151,8 @@ def write_worklist(
         held = catalogued(catalog, [record_id for (record_id,) in first], with_location=True)
         places = {record_id: str(row["location"]) for record_id, row in held.items()}
         artist = _Artist(ArchiveReader(catalog.root_url, storage_options), places, models, progress)
-        book = _Book(folder, total, detailed, {"models": models, "rule": index_rule, "since": since, "until": until})
+        facts = {"models": models, "rule": frame.index_rule, "since": frame.since, "until": frame.until}
+        book = _Book(folder, total, detailed, facts)
         with folder.writer("worklist.csv", mode=0o600) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\r\n")
@@ -188,17 +179,11 @@ def page_name(number: int) -> str:
 # --- Rows ------------------------------------------------------------------------------------------------------------
 
 
-def _list_flagged(db: Any, current: Current, catalog: Catalog, frame: Frame) -> None:
+def _list_flagged(db: Any) -> None:
     """Make ``worklist``: the rows of flagged index ECGs with their rank."""
-    open_records(db, current, catalog, frame)
-    places = {kind: name_places(db, kind, frame) for kind in ("site", "device")}
-    bundles = list(dict.fromkeys(run.model["bundle_sha256"] for run in current.indexed))
-    make_frame(db, current, catalog, {sha256: number for number, sha256 in enumerate(bundles)}, places)
-    load_results(db, current, ())
-    pick(db, frame.index_rule)
     columns = ", ".join(_COLUMNS)
     db.execute(f"""
-        CREATE TABLE worklist AS
+        CREATE OR REPLACE TABLE worklist AS
         SELECT row_number() OVER (ORDER BY probability DESC, record_id) AS rank, {columns}
         FROM results WHERE flagged AND pos IN (SELECT pos FROM picked WHERE once)""")
 

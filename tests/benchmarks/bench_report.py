@@ -40,7 +40,7 @@ import sys
 from datetime import date
 import numpy as np
 from screening.archive.catalog import open_catalog
-from screening.report.facts import FEATURES
+from screening.report.facts import FEATURES, Frame, joined
 from screening.report.population import tally
 from screening.run.current import open_current
 from screening.storage import Folder
@@ -48,8 +48,9 @@ edges = {name: np.linspace(0, 0.2, 21) for name in FEATURES} | {"age": np.arange
 edges["log_odds"] = np.linspace(-8, 8, 65)
 current = open_current(Folder(sys.argv[1]))
 seen = {current.indexed[0].model["bundle_sha256"]: {f"{n:064x}" for n in range(20_000)}}
-tallies = tally(current, open_catalog(sys.argv[2]), today=date(2026, 1, 1), age_edges=(0, *range(20, 100, 10)),
-                log_odds_edges=edges["log_odds"], feature_edges=edges, seen=seen)
+frame = Frame("latest", None, None, date(2026, 1, 1), (0, *range(20, 100, 10)), 20, 20)
+with joined(current, open_catalog(sys.argv[2]), frame, features=FEATURES) as of:
+    tallies = tally(of, log_odds_edges=edges["log_odds"], feature_edges=edges, seen=seen)
 print(dict(tallies.flow), file=sys.stderr)
 """
 

@@ -366,7 +366,10 @@ def test_reasons_are_those_that_were_found_most_frequent_first() -> None:
 
 def test_without_repeats_ecgs_are_the_unit_and_patients_are_counted_beside() -> None:
     flow = {name: count for name, count in FLOW.items() if name != "repeats"}
-    figure = flow_figure({**flow, "index": 19_885, "patients_with_score": 13_500}, Protected("rejected", (), (), (), (), (), None, given_up=True))
+    figure = flow_figure(
+        {**flow, "index": 19_885, "patients_with_score": 13_500},
+        Protected("rejected", (), (), (), (), (), None, given_up=True),
+    )
     assert "Index ECGs" in texts(figure)
     assert counts(figure)["patients"] == "13500"
 

@@ -15,7 +15,7 @@ import pytest
 from screening.archive.catalog import Catalog
 from screening.errors import UserError
 from screening.model.bundle import Bundle, Counts, OperatingCharacteristics
-from screening.report.assemble import Report, keep_release, make_report
+from screening.report.assemble import Report, keep_release, make_report, open_population
 from screening.report.document import Estimate, Headline, Hidden, NotEstimable, Remark, Table
 from screening.report.readings import INFARCT, NONE, by_stratum
 from screening.report.render import write_report
@@ -80,7 +80,9 @@ def identity(bundle: Bundle) -> dict[str, str]:
 GOOD = Counts(TP=400, FN=100, TN=1800, FP=200)
 
 
-def archive(tmp_path: Path, n: int = 1500, counts: Counts = GOOD, seed: int = 0, **changes: Any) -> tuple[Folder, Catalog]:
+def archive(
+    tmp_path: Path, n: int = 1500, counts: Counts = GOOD, seed: int = 0, **changes: Any
+) -> tuple[Folder, Catalog]:
     rows, results, _ = people(n, seed, **changes)
     catalog = write_catalog(tmp_path / "catalog", rows)
     runs = Folder(str(tmp_path / "runs"))
@@ -91,13 +93,9 @@ def archive(tmp_path: Path, n: int = 1500, counts: Counts = GOOD, seed: int = 0,
 
 
 def report(runs: Folder, catalog: Catalog, **settings: Any) -> Report:
-    return make_report(
-        refresh(runs),
-        catalog,
-        settings=ReportSettings(**settings),
-        population=load_reference_population(),
-        today=TODAY,
-    )
+    chosen, population = ReportSettings(**settings), load_reference_population()
+    with open_population(refresh(runs), catalog, settings=chosen, population=population, today=TODAY) as of:
+        return make_report(of, settings=chosen, population=population)
 
 
 def table(of: Report, key: str) -> Table:
@@ -246,7 +244,9 @@ def test_too_many_false_flags_are_truncated_aloud(tmp_path: Path) -> None:
     assert "With nobody affected, so few flags would be seen with a probability of" in said(of)
 
 
-@pytest.mark.parametrize("changes", [{"age": None}, {"sex": None}, {"site": None, "device": None}, {"acquired_at": None}])
+@pytest.mark.parametrize(
+    "changes", [{"age": None}, {"sex": None}, {"site": None, "device": None}, {"acquired_at": None}]
+)
 def test_missing_facts_leave_a_report(tmp_path: Path, changes: dict[str, Any]) -> None:
     runs, catalog = archive(tmp_path, n=200, **changes)
     of = report(runs, catalog)
@@ -352,7 +352,9 @@ def test_a_second_night_waits_until_enough_is_new(tmp_path: Path) -> None:
     few = night(5, "run2")
     assert few.released.waits
     assert few.findings.total == first.findings.total
-    assert [few.findings.groups[key] for key in ("sex", "age")] == [first.findings.groups[key] for key in ("sex", "age")]
+    assert [few.findings.groups[key] for key in ("sex", "age")] == [
+        first.findings.groups[key] for key in ("sex", "age")
+    ]
     assert "Too few patients are new since the last release" in said(few)
     before = (tmp_path / "runs" / first.release_name).read_bytes()
     keep_release(runs, few)

@@ -199,7 +199,9 @@ def scores(prevalence: float, n: int, seed: int, *, calibrated_at: float = 0.2) 
 
 
 def histogram(x: np.ndarray) -> np.ndarray:
-    return np.bincount(np.clip(np.searchsorted(EDGES, x, side="right") - 1, 0, len(EDGES) - 2), minlength=len(EDGES) - 1)
+    return np.bincount(
+        np.clip(np.searchsorted(EDGES, x, side="right") - 1, 0, len(EDGES) - 2), minlength=len(EDGES) - 1
+    )
 
 
 @pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.5])
@@ -268,7 +270,9 @@ def test_the_default_population_is_the_european_one_of_2013() -> None:
 
 def test_a_population_may_have_sexes_and_other_ages(tmp_path: Path) -> None:
     path = tmp_path / "town.csv"
-    path.write_text("# source: census of a town\nage_from,weight,sex\n0,10,female\n50,20,female\n0,30,male\n50,40,male\n")
+    path.write_text(
+        "# source: census of a town\nage_from,weight,sex\n0,10,female\n50,20,female\n0,30,male\n50,40,male\n"
+    )
     found = load_reference_population(path)
     assert (found.name, found.bands()) == ("town", (0, 50))
     assert found.weight(50, np.inf, "female") == 20

@@ -15,8 +15,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from screening.archive.catalog import Catalog
 from screening.contract import LEADS, NOTICE
 from screening.report import worklist
+from screening.report.facts import Frame, joined
 from screening.report.patient import describe, person, plot_head, territory_importance
 from screening.report.worklist import CSV_COLUMNS, Worklist, write_worklist
 from screening.run.current import forget, refresh
@@ -67,9 +69,22 @@ def ids(screened: Screened) -> list[str]:
 
 
 def write(screened: Screened, out: Path, **options: Any) -> tuple[Worklist, list[dict[str, str]]]:
-    written = write_worklist(Folder(str(out)), refresh(screened.runs), screened.opened(), **{"today": TODAY, **options})
+    written = listed(out, screened, screened.opened(), **options)
     with open(written.csv, newline="", encoding="utf-8") as file:
         return written, list(csv.DictReader(file))
+
+
+def listed(out: Path | Folder, screened: Screened, catalog: Catalog, **options: Any) -> Worklist:
+    """Join and list."""
+    rest = {"index_rule": "latest", "since": None, "until": None, "today": TODAY}
+    frame = Frame(
+        **{name: options.pop(name, value) for name, value in rest.items()},
+        age_edges=(0,),
+        most_places=1,
+        smallest_place=1,
+    )
+    with joined(refresh(screened.runs), catalog, frame) as of:
+        return write_worklist(out if isinstance(out, Folder) else Folder(str(out)), of, **options)
 
 
 class Page(HTMLParser):
@@ -274,7 +289,7 @@ def test_a_record_that_cannot_be_read_keeps_its_row(screened: Screened, ids: lis
     signal = moved / f"{ids[33]}.dat"
     signal.write_bytes(signal.read_bytes()[:-1000])
     catalog = dataclasses.replace(screened.opened(), root_url=str(moved))
-    done = write_worklist(Folder(str(tmp_path / "out")), refresh(screened.runs), catalog, today=TODAY)
+    done = listed(tmp_path / "out", screened, catalog)
     assert (done.patients, done.drawn, done.lost) == (6, 3, 3)
     with open(done.csv, newline="") as file:
         ecg = {row["record_id"]: row["ecg"] for row in csv.DictReader(file)}
@@ -288,9 +303,7 @@ def test_a_record_that_cannot_be_read_keeps_its_row(screened: Screened, ids: lis
 def test_an_archive_that_cannot_be_reached_costs_the_ecgs_only(screened: Screened, tmp_path: Path) -> None:
     catalog = dataclasses.replace(screened.opened(), root_url=str(tmp_path / "unmounted"))
     seen: list[int] = []
-    done = write_worklist(
-        Folder(str(tmp_path / "out")), refresh(screened.runs), catalog, today=TODAY, progress=seen.append
-    )
+    done = listed(tmp_path / "out", screened, catalog, progress=seen.append)
     assert (done.patients, done.drawn, done.lost, len(seen)) == (6, 0, 6, 6)
     text = Page(Path(done.html)).source
     assert text.count("the archive could not be read (FileNotFoundError)") == 3
@@ -299,7 +312,7 @@ def test_an_archive_that_cannot_be_reached_costs_the_ecgs_only(screened: Screene
 
 def test_it_goes_to_any_file_system(screened: Screened) -> None:
     folder = Folder("memory://worklists/today")
-    done = write_worklist(folder, refresh(screened.runs), screened.opened(), today=TODAY, plots=1)
+    done = listed(folder, screened, screened.opened(), plots=1)
     assert folder.names() == ["worklist-002.html", "worklist.csv", "worklist.html"]
     assert folder.read("worklist.csv").count(b"\r\n") == 1 + done.patients
     folder.filesystem.rm(folder.path(""), recursive=True)

@@ -68,7 +68,9 @@ def main() -> None:
         )
     for name in ("lang_reiczigel", "draws"):
         values = [row[name] for row in rows]
-        print(f"{name}: lowest {min(values):.3f}, mean {np.mean(values):.3f}, below 0.94 in {sum(v < 0.94 for v in values)}")
+        print(
+            f"{name}: lowest {min(values):.3f}, mean {np.mean(values):.3f}, below 0.94 in {sum(v < 0.94 for v in values)}"
+        )
 
 
 if __name__ == "__main__":
