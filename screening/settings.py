@@ -57,6 +57,7 @@ class ReportSettings(Settings):
     draws: int = Field(4000, ge=500, le=100_000, description="joint draws behind intervals")
     seed: int = Field(0, ge=0, description="of the draws")
     worklist_plots: int = Field(50, ge=0, le=100_000, description="ECGs drawn in the worklist, highest scores first")
+    worklist_patients: int = Field(100_000, ge=1, description="flagged patients listed, highest scores first")
     memory_mb: int = Field(1024, ge=256, description="what counting may hold in memory; more goes to a temporary disk")
 
 

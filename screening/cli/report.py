@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     "--worklist/--no-worklist", default=True, help="Write the private list of flagged patients too [worklist]."
 )
 @click.option("--worklist-plots", type=int, help="ECGs drawn in the worklist, highest scores first [50].")
+@click.option("--worklist-patients", type=int, help="Flagged patients listed, highest scores first [100000].")
 @click.option("--mlflow/--no-mlflow", default=True, help="Keep the report in MLflow with its screening run [mlflow].")
 @storage_option
 @state_option
@@ -99,7 +100,11 @@ def command(
         if worklist:
             stage("writing the worklist")
             listed = write_worklist(
-                place.folder("private"), of, plots=settings.worklist_plots, storage_options=storage_options
+                place.folder("private"),
+                of,
+                plots=settings.worklist_plots,
+                patients=settings.worklist_patients,
+                storage_options=storage_options,
             ).html
     figures = figures_for_machines(report.findings)
     logged = _log(report, place, paths, figures, tracking_uri or default_tracking_uri(state)) if mlflow else None

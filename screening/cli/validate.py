@@ -29,6 +29,8 @@ ADJUDICATION = "adjudicate.csv"
 def command() -> None:
     """Measure sensitivity and specificity in this archive, by readers who look at a sample of its ECGs.
 
+    Both commands take --json.
+
     \b
     screening validate sample --runs runs --catalog catalog --out sheets --readings 300
     screening validate import sheets --readings readings-1.csv --reader "Reader 1" --runs runs

@@ -80,7 +80,8 @@ CSV_COLUMNS = (
 class Worklist:
     """What was written."""
 
-    patients: int
+    patients: int  # flagged
+    listed: int  # of them, in the CSV
     drawn: int
     lost: int  # ECGs that were to be drawn and could not be read
     csv: str  # paths
@@ -113,6 +114,7 @@ def write_worklist(
     of: Joined,
     *,
     plots: int = 50,
+    patients: int = 100_000,
     storage_options: dict[str, Any] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Worklist:
@@ -127,6 +129,8 @@ def write_worklist(
         The population.
     plots
         ECGs drawn, the highest probabilities first.
+    patients
+        Listed at most, the highest probabilities first; what is left out is said.
     storage_options
         Of the archive.
     progress
@@ -143,15 +147,17 @@ def write_worklist(
         os.chmod(folder.path(""), 0o700)
     with told(current):
         db = of.db
-        _list_flagged(db)
-        total = int(db.execute("SELECT count(*) FROM worklist").fetchall()[0][0])
+        flagged = int(db.execute("SELECT count(*) FROM picked WHERE once AND flagged").fetchall()[0][0])
+        _list_flagged(db, patients)
+        total = min(flagged, patients)
         detailed = min(plots, total)
         models = _models(db, current)
         first = db.execute("SELECT record_id FROM worklist ORDER BY rank LIMIT ?", [detailed]).fetchall()
         held = catalogued(catalog, [record_id for (record_id,) in first], with_location=True)
         places = {record_id: str(row["location"]) for record_id, row in held.items()}
         artist = _Artist(ArchiveReader(catalog.root_url, storage_options), places, models, progress)
-        facts = {"models": models, "rule": frame.index_rule, "since": frame.since, "until": frame.until}
+        facts: dict[str, Any] = {"models": models, "rule": frame.index_rule, "since": frame.since, "until": frame.until}
+        facts["flagged"] = flagged
         book = _Book(folder, total, detailed, facts)
         with folder.writer("worklist.csv", mode=0o600) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -168,7 +174,7 @@ def write_worklist(
             text.flush()
             text.detach()
         book.close()
-    return Worklist(total, artist.drawn, artist.lost, folder.path("worklist.csv"), folder.path(page_name(1)))
+    return Worklist(flagged, total, artist.drawn, artist.lost, folder.path("worklist.csv"), folder.path(page_name(1)))
 
 
 def page_name(number: int) -> str:
@@ -179,13 +185,14 @@ def page_name(number: int) -> str:
 # --- Rows ------------------------------------------------------------------------------------------------------------
 
 
-def _list_flagged(db: Any) -> None:
-    """Make ``worklist``: the rows of flagged index ECGs with their rank."""
+def _list_flagged(db: Any, most: int) -> None:
+    """Make ``worklist``: the rows of the highest flagged index ECGs with their rank."""
     columns = ", ".join(_COLUMNS)
     db.execute(f"""
         CREATE OR REPLACE TABLE worklist AS
         SELECT row_number() OVER (ORDER BY probability DESC, record_id) AS rank, {columns}
-        FROM results WHERE flagged AND pos IN (SELECT pos FROM picked WHERE once)""")
+        FROM results WHERE flagged AND pos IN (SELECT pos FROM picked WHERE once)
+        ORDER BY rank LIMIT {int(most)}""")
 
 
 def _batches(db: Any) -> Iterator[pa.RecordBatch]:

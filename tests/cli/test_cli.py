@@ -58,6 +58,12 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
         ),
         (["run", "--catalog", "c", "--out", "x", "--model", "/nowhere"], "/nowhere"),
         (["run", "--catalog", "c", "--out", "x", "--storage-options", "{"], "is not JSON"),
+        (["report", "--runs", "nowhere", "--catalog", "nowhere", "--out", "x"], "There is no catalog at nowhere"),
+        (
+            ["report", "--runs", "r", "--catalog", "c", "--out", "x", "--since", "yesterday"],
+            "--since: input should be a valid date",
+        ),
+        (["explain", "r1", "--runs", "nowhere", "--catalog", "nowhere"], "There is no catalog at nowhere"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(arguments: list[str], message: str, tmp_path: Path) -> None:

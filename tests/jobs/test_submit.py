@@ -147,6 +147,13 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     assert (read_manifest(run) or {})["counts"]["planned"] == 150
     assert list(faults(run)) == []
 
+    entry_report = ("report.py", "--runs", tmp_path / "runs", "--catalog", catalog, "--out", tmp_path / "report")
+    reported = head.submit("report-2026-11-22", *entry_report, "--state", tmp_path / "state")
+    assert reported.returncode == 0, reported.stdout + reported.stderr
+    assert "Kept in MLflow: run " in reported.stdout
+    assert "<svg" in (tmp_path / "report" / "report.html").read_text()
+    assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
+
     again = head.submit("screen-2026-11-22", *entry)
     assert again.returncode != 0  # the id guards against a night that is started twice
     assert "already exists" in again.stdout + again.stderr

@@ -333,3 +333,13 @@ def test_unknown_age_sex_date_and_patient_are_said() -> None:
     assert said["Territory"].startswith("none leads (")
     assert person({"age": 90.0, "sex": "female"}) == "90 years or older, female"
     assert len(plot_head(row, 0.3, rank=1)) <= 7
+
+
+def test_a_list_that_is_cut_says_so(screened: Screened, tmp_path: Path) -> None:
+    done, rows = write(screened, tmp_path / "out", patients=2, plots=1)
+    assert (done.patients, done.listed, done.drawn) == (6, 2, 1)
+    assert [float(row["probability"]) for row in rows] == [0.95, 0.9]
+    text = " ".join(" ".join(Page(Path(done.html)).text).split())
+    assert "6 patients are flagged" in text
+    assert "the first 2 are in worklist.csv" in text
+    assert "--worklist-patients sets how many" in text

@@ -161,20 +161,16 @@ def _outcomes(dimension: str, table: Protected, reasons: Protected | None) -> Ta
         ]
         for row in table.rows
     ]
-    kept, notes = [], []
+    kept, untold = [], []
     for at, column in enumerate(columns):
         of = [row[at] for row in cells]
         if column.key == "scored" or any(isinstance(cell, Estimate) or (isinstance(cell, int) and cell) for cell in of):
             kept.append(at)
-        elif HIDDEN in of:
-            notes.append(
-                f"{column.title.split(' (')[0]}: too few to be told by {dimension}, or they would tell of those that are."
-            )
-    if "rejection_rate" in {columns[at].key for at in kept} and not any(
-        row[2] for row in cells if isinstance(row[2], int)
-    ):
-        kept = [at for at in kept if columns[at].key != "rejection_rate"]
-        notes.append("No record was rejected, where that can be told.")
+        elif HIDDEN in of and column.key != "rejection_rate":
+            untold.append(column.title.lower())
+    rejected = any(isinstance(row[2], int) and row[2] for row in cells)
+    kept = [at for at in kept if columns[at].key != "rejection_rate" or rejected]
+    notes = [f"Not told by {dimension}, as too few are concerned: {', '.join(untold)}."] if untold else []
     return Table(
         f"records_by_{dimension}",
         f"Records by {dimension}",

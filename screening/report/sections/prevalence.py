@@ -38,7 +38,7 @@ def summary(findings: Findings, waits: Sequence[str] = ()) -> Section:
             "Age-standardised prevalence",
             standardised.adjusted,
             "share_interval",
-            f"as it would be in the {standardised.population}",
+            f"with the ages of: {standardised.population}",
         ),
     ]
     return Section(

@@ -77,7 +77,7 @@ def _standardised(findings: Findings) -> list[Block]:
     blocks: list[Block] = [
         Table(
             "standardised",
-            f"Standardised by age to the {of.population}",
+            f"Standardised by age: {of.population}",
             [
                 Column("what", "What"),
                 Column("crude", "As observed (95%)", "share_interval"),
