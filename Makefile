@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(READY)   ## simulate an archive, screen it, show the results
+demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 	$(BIN)/screening demo
 
 test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there

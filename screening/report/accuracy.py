@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import betaln
+from scipy.special import betaln, expit, logit
 
 from screening.model.bundle import OUT_OF_FOLD, Bundle, Counts
 
@@ -73,11 +73,23 @@ def sample(accuracy: Accuracy, size: int, rng: np.random.Generator) -> np.ndarra
     """Return joint draws of sensitivity and specificity, float64 (size, 2).
 
     Counts give independent Beta(x + 1, n - x + 1), the posterior under a uniform prior; a local validation brings its
-    own draws, which are drawn from again.
+    own draws, which are drawn from again. Where there is a covariance but no draws, both log-odds are drawn from a
+    normal distribution whose moments are those of the two rates to first order.
     """
     if accuracy.draws is not None:
         chosen: np.ndarray = accuracy.draws[rng.integers(len(accuracy.draws), size=size)]
         return chosen
+    if accuracy.covariance:
+        rates = np.array([accuracy.sensitivity, accuracy.specificity])
+        n = np.array([accuracy.n_sensitivity, accuracy.n_specificity])
+        rates = (n * rates + 1) / (n + 2)
+        slope = rates * (1 - rates)  # of a rate by its log-odds
+        sd = np.sqrt(slope / (n + 3))
+        correlation = np.clip(accuracy.covariance / sd.prod(), -0.999, 0.999)
+        first, second = rng.standard_normal((2, size))
+        both = np.stack([first, correlation * first + math.sqrt(1 - correlation**2) * second], axis=1)
+        drawn: np.ndarray = expit(logit(rates) + both * sd / slope)
+        return drawn
     return np.stack(
         [
             rng.beta(rate * n + 1, (1 - rate) * n + 1, size)

@@ -31,6 +31,7 @@ from screening.report.prevalence import (
     Corrected,
     Drawn,
     bayes,
+    differences,
     draw,
     lang_reiczigel,
     no_better_than_chance,
@@ -294,7 +295,19 @@ class _Estimation:
         if table is None:
             return []
         errors = self._errors_of(kind, table.rows)
-        return [self._corrected(row, _parts(table, row, len(self.models)), errors[row]) for row in table.rows]
+        groups = [self._corrected(row, _parts(table, row, len(self.models)), errors[row]) for row in table.rows]
+        return self._compared(table, groups, errors) if dimension in ("site", "device") else groups
+
+    def _compared(
+        self, table: Protected, groups: Sequence[Group], errors: Mapping[str, Sequence[np.ndarray | None]]
+    ) -> list[Group]:
+        """Say of each place how far it is from all others together, with intervals that hold for all places at once."""
+        parts = {group.name: _parts(table, group.name, len(self.models)) for group in groups}
+        drawn = {name: self._draw(of, errors[name]) for name, of in parts.items() if of and self.why_not is None}
+        if len(drawn) < 2:
+            return list(groups)
+        found = dict(zip(drawn, differences(list(drawn.values())), strict=True))
+        return [replace(group, difference=found.get(group.name, HIDDEN)) for group in groups]
 
     def _errors_of(self, kind: str | None, rows: Sequence[str]) -> Mapping[str, list[np.ndarray | None]]:
         """Return for each category each model's draws of sensitivity and specificity, partially pooled.

@@ -25,6 +25,7 @@ class Group:
     apparent: Cell = HIDDEN
     adjusted: Cell = HIDDEN  # with the group's own sensitivity and specificity, partially pooled
     shared: Cell = HIDDEN  # with those of all patients
+    difference: Cell = HIDDEN  # of ``adjusted`` from all other groups together; of places only
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def lang_reiczigel(flagged: float, n: float, accuracy: Accuracy, *, level: float
     """
     if (chance := no_better_than_chance(accuracy)) is not None:
         return chance
+    if n <= 0:
+        return NotEstimable("nobody")
     z = float(ndtri((1 + level) / 2))
     n_, se_n, sp_n = n + z * z, accuracy.n_sensitivity + 2, accuracy.n_specificity + 2
     ap = (flagged + z * z / 2) / n_
@@ -133,6 +135,32 @@ def draw(parts: Sequence[tuple[float, float, np.ndarray]], rng: np.random.Genera
         shares.append(n / total * ap)
         corrected.append(n / total * (ap + errors[:, 1] - 1) / np.maximum(errors.sum(axis=1) - 1, _LEAST))
     return Drawn(total, observed, raw, np.sum(shares, axis=0), np.sum(corrected, axis=0))
+
+
+def differences(groups: Sequence[Drawn], *, level: float = LEVEL) -> list[Estimate]:
+    """Return by how much each group's prevalence differs from that of all other groups together, not truncated.
+
+    The intervals hold all at once with probability ``level``, however many groups there are, so that one that leaves out
+    zero is no play of chance among many: each is as many standard deviations wide as the largest deviation of any group
+    has in that share of the joint draws (simultaneous bands: Montiel Olea & Plagborg-Moller, J Appl Econom 2019;34:1).
+    What the groups have in common, the draws of sensitivity and specificity, cancels.
+
+    Parameters
+    ----------
+    groups
+        At least two, of as many draws each.
+    """
+    n = np.array([group.patients for group in groups])
+    value, drawn = np.array([group.raw for group in groups]), np.stack([group.corrected for group in groups])
+    others = (n.sum() - n)[:, None]
+    value = value - (n @ value - n * value) / others[:, 0]
+    drawn = drawn - (n @ drawn - n[:, None] * drawn) / others
+    middle, sd = drawn.mean(axis=1), np.maximum(drawn.std(axis=1), 1e-12)
+    wide = float(np.quantile((np.abs(drawn - middle[:, None]) / sd[:, None]).max(axis=0), level)) * sd
+    return [
+        Estimate(of, min(of, low), max(of, high))
+        for of, low, high in zip(value.tolist(), (middle - wide).tolist(), (middle + wide).tolist(), strict=True)
+    ]
 
 
 def interval(value: float, drawn: np.ndarray, *, level: float = LEVEL) -> Estimate:

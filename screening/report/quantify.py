@@ -35,7 +35,8 @@ def em(
 
     Expectation maximisation under prior shift: with pi_0 the prevalence of the calibration and p a probability, a
     prevalence pi makes it p' = p (pi/pi_0) / (p (pi/pi_0) + (1 - p)(1 - pi)/(1 - pi_0)), whose mean is the next pi. The
-    interval is a multinomial bootstrap over the bins.
+    interval is a multinomial bootstrap over the bins: that of the patients only, not of the calibration, and so narrower
+    than one of an estimator that carries its errors.
 
     Parameters
     ----------

@@ -76,12 +76,16 @@ def load_reference_population(path: str | Path | None = None) -> ReferencePopula
     numbered = [
         (number, line) for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")
     ]
-    rows = csv.DictReader(io.StringIO("\n".join(line for _, line in numbered)))
+    if torn := [number for number, line in numbered if line.count('"') % 2]:
+        raise UserError(f"{file}, line {torn[0]}: a quotation mark is not closed")
+    rows = csv.DictReader(io.StringIO("\n".join(line for _, line in numbered)), skipinitialspace=True)
     columns = set(rows.fieldnames or ())
     if not {"age_from", "weight"} <= columns:
         raise UserError(f"the reference population {file} needs a first line with the columns age_from and weight")
     of: dict[str | None, list[tuple[int, float]]] = {}
     for (number, _), row in zip(numbered[1:], rows, strict=True):
+        if None in row:
+            raise UserError(f"{file}, line {number}: there are more cells than columns; write decimals with a point")
         sex = (row.get("sex") or "").strip().lower() or None
         if "sex" in columns and sex not in ("female", "male"):
             raise UserError(f"{file}, line {number}: sex is {row.get('sex')!r}; write female or male")
@@ -89,8 +93,10 @@ def load_reference_population(path: str | Path | None = None) -> ReferencePopula
             age, weight = int(row["age_from"]), float(row["weight"])
         except (TypeError, ValueError):
             raise UserError(f"{file}, line {number}: age_from must be a whole number and weight a number") from None
-        if age < 0 or not math.isfinite(weight) or weight < 0:
-            raise UserError(f"{file}, line {number}: age_from and weight must not be negative")
+        if age < 0 or not 0 <= weight < math.inf:
+            raise UserError(
+                f"{file}, line {number}: age_from and weight must not be negative, and weight must be finite"
+            )
         before = of.setdefault(sex, [])
         if before and age <= before[-1][0]:
             raise UserError(f"{file}, line {number}: ages must ascend, and {age} comes after {before[-1][0]}")
@@ -98,10 +104,12 @@ def load_reference_population(path: str | Path | None = None) -> ReferencePopula
     edges = {tuple(age for age, _ in bands) for bands in of.values()}
     if not of or len(edges) != 1 or next(iter(edges))[:1] != (0,):
         raise UserError(f"the reference population {file} must begin at age_from 0, with the same ages for both sexes")
+    if len(of) == 1 and None not in of:
+        raise UserError(f"the reference population {file} has one sex only; give both, or leave the column out")
     found = {sex: tuple(weight for _, weight in bands) for sex, bands in of.items()}
     together = tuple(float(sum(column)) for column in zip(*found.values(), strict=True))
-    if not sum(together) > 0:
-        raise UserError(f"the weights of the reference population {file} add up to nothing")
+    if not 0 < sum(together) < math.inf:
+        raise UserError(f"the weights of the reference population {file} add up to nothing, or to too much")
     return ReferencePopulation(
         name=said.get("name") or file.stem,
         source=said["source"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
-from screening.report.document import Estimate
+from screening.report.document import Estimate, NotEstimable
 
 PREVALENCES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -20,7 +20,7 @@ class Worth:
     prevalence: Estimate
     ppv: Estimate
     npv: Estimate
-    flags_per_case: Estimate  # confirmations for each case found, 1 / PPV
+    flags_per_case: Estimate | NotEstimable  # confirmations for each case found, 1 / PPV
     flags_per_1000: Estimate
     missed_per_1000: Estimate  # cases that are not flagged
 
@@ -28,10 +28,14 @@ class Worth:
 def worth(prevalence: np.ndarray, errors: np.ndarray, centre: tuple[float, float, float]) -> Worth:
     """Return predictive values and workload with intervals from joint draws (Bayes' rule).
 
+    A prevalence that was estimated with these errors hangs together with them: the higher the specificity, the fewer
+    flags are false and the more are left as cases. Drawn apart from them it would give intervals of PPV that are too narrow,
+    and flags per 1,000 more uncertain than their own count.
+
     Parameters
     ----------
     prevalence : array (draws,)
-        Draws, truncated to 0-1; or one value for all.
+        Draws, row by row with ``errors`` (`prevalence.Drawn.corrected`), truncated here to 0-1; or one value for all.
     errors : array (draws, 2)
         Sensitivity and specificity.
     centre
@@ -41,11 +45,17 @@ def worth(prevalence: np.ndarray, errors: np.ndarray, centre: tuple[float, float
     points = _figures(*(np.array([value]) for value in centre))
     cells = []
     for value, of in zip(points, drawn, strict=True):
-        known = of[np.isfinite(of)]
+        known = of[np.isfinite(of)]  # nobody flagged has no PPV
         low, high = np.quantile(known, [0.025, 0.975]).tolist() if len(known) else (float("nan"),) * 2
         middle = float(value[0])
         cells.append(Estimate(middle, min(low, middle), max(high, middle)))
-    return Worth(*cells)
+    of_p, ppv, npv, flags, missed = cells
+    flags_per_case = (
+        Estimate(1 / ppv.value, 1 / ppv.high, 1 / ppv.low)
+        if ppv.low > 0
+        else NotEstimable("the prevalence may be nothing, and no number of confirmations would then find a case")
+    )
+    return Worth(of_p, ppv, npv, flags_per_case, flags, missed)
 
 
 def _figures(p: np.ndarray, se: np.ndarray, sp: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -53,7 +63,7 @@ def _figures(p: np.ndarray, se: np.ndarray, sp: np.ndarray) -> tuple[np.ndarray,
     with np.errstate(divide="ignore", invalid="ignore"):
         ppv = true / (true + false)
         npv = (1 - p) * sp / ((1 - p) * sp + missed)
-        return np.broadcast_to(p, se.shape), ppv, npv, 1 / ppv, 1000 * (true + false), 1000 * missed
+    return np.broadcast_to(p, se.shape), ppv, npv, 1000 * (true + false), 1000 * missed
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,19 @@ def test_everything_is_computed_from_what_is_shown(made: tuple[Folder, Catalog, 
                 assert isinstance(share, Hidden) or patients == 0
 
 
+def test_sites_are_compared_with_all_others(made: tuple[Folder, Catalog, Report, Path]) -> None:
+    of = made[2]
+    rows = [row for row in table(of, "by_site").records() if isinstance(row["difference"], Estimate)]
+    assert len(rows) >= 3
+    for row in rows:
+        others = [one for one in rows if one is not row]
+        n = sum(one["patients"] for one in others)
+        mean = sum(one["patients"] * one["prevalence"].value for one in others) / n
+        assert row["difference"].value == pytest.approx(row["prevalence"].value - mean, abs=0.002)
+        assert row["difference"].low < row["difference"].value < row["difference"].high
+    assert "difference" not in next(table(of, "by_sex").records())
+
+
 def test_no_small_number_is_in_any_output(made: tuple[Folder, Catalog, Report, Path]) -> None:
     out = made[3]
     assert small_numbers(json.loads((out / "report.json").read_text()), 10) == []

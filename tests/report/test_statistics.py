@@ -17,6 +17,7 @@ from screening.report.document import Estimate, NotEstimable
 from screening.report.prevalence import (
     Corrected,
     bayes,
+    differences,
     draw,
     lang_reiczigel,
     probability_of_so_few,
@@ -27,7 +28,7 @@ from screening.report.prevalence import (
 from screening.report.quantify import bin_log_odds, disagreement, em, pacc, rebinned
 from screening.report.standardise import Weighted, direct, load_reference_population, trend
 from screening.report.usefulness import decision_curve, workload, worth
-from tests.studies.coverage import coverage
+from tests.studies.coverage import bayes_coverage, coverage
 
 
 def accuracy(se: float, n_se: float, sp: float, n_sp: float, covariance: float = 0.0) -> Accuracy:
@@ -144,6 +145,59 @@ def test_parts_are_corrected_each_with_its_own_errors() -> None:
     assert found.corrected.std() != pytest.approx(alone.corrected.std(), rel=0.05)
 
 
+def test_bayes_is_the_posterior_that_weighted_draws_give() -> None:
+    # AP ~ Beta(x + 1, n - x + 1) with weight 1 / J is the same posterior under a uniform prior: dP = dAP / J.
+    errors, rng = accuracy(0.8, 50, 0.95, 200), np.random.default_rng(1)
+    found = bayes(30, 300, errors, prior=(1, 1), rng=np.random.default_rng(0))
+    drawn = sample(errors, 400_000, rng)
+    j = drawn.sum(axis=1) - 1
+    p = (rng.beta(31, 271, len(drawn)) + drawn[:, 1] - 1) / j
+    weight = np.where((p > 0) & (p < 1), 1 / j, 0)
+    order = np.argsort(p)
+    expected = np.interp([0.025, 0.975], np.cumsum(weight[order]) / weight.sum(), p[order])
+    assert isinstance(found, Estimate)
+    assert found.value == pytest.approx((p * weight).sum() / weight.sum(), abs=2e-3)
+    assert (found.low, found.high) == pytest.approx(expected, abs=3e-3)
+
+
+def test_the_bayesian_interval_covers_what_it_says() -> None:
+    assert bayes_coverage(0.8, 0.95, 50, 200, n=300, prevalence=0.05, replicates=1000, seed=0) >= 0.94 - 0.014
+
+
+def test_nobody_has_no_corrected_share() -> None:
+    assert lang_reiczigel(0, 0, accuracy(0.8, 50, 0.95, 200)) == NotEstimable("nobody")
+
+
+def test_groups_that_do_not_differ_seldom_seem_to() -> None:
+    # Ten sites of one prevalence, corrected with the same errors: one in twenty studies names any site at all.
+    rng = np.random.default_rng(0)
+    errors = sample(accuracy(0.8, 300, 0.95, 900), 2000, rng)
+    wrong = apart_alone = 0
+    for _ in range(200):
+        groups = [draw([(int(flagged), 400, errors)], rng) for flagged in rng.binomial(400, 0.125, 10)]
+        found = differences(groups)
+        wrong += any(not one.low <= 0 <= one.high for one in found)
+        spread = [
+            np.quantile(one.corrected - np.mean([o.corrected for o in groups], axis=0), [0.025, 0.975])
+            for one in groups
+        ]
+        apart_alone += any(not low <= 0 <= high for low, high in spread)
+    assert wrong <= 21  # 5% of 200, and three standard errors
+    assert apart_alone > 50  # what looking at ten sites one by one would do
+
+
+def test_a_group_that_differs_is_named_with_by_how_much() -> None:
+    rng = np.random.default_rng(0)
+    errors = sample(accuracy(0.8, 300, 0.95, 900), 4000, rng)
+    flags = [1000 * (p * 0.8 + (1 - p) * 0.05) for p in (0.1, 0.1, 0.2)]
+    found = differences([draw([(flagged, 1000, errors)], rng) for flagged in flags])
+    assert [one.value for one in found] == pytest.approx([-0.05, -0.05, 0.1], abs=2e-3)
+    assert found[2].low > 0
+    own = draw([(flags[2], 1000, errors)], rng).corrected - draw([(flags[0], 1000, errors)], rng).corrected
+    alone = draw([(flags[2], 1000, errors)], rng).corrected - draw([(flags[0], 1000, errors[::-1])], rng).corrected
+    assert own.std() < alone.std()  # what they have in common cancels
+
+
 # --- Sensitivity and specificity -------------------------------------------------------------------------------------
 
 
@@ -156,6 +210,17 @@ def test_counts_become_an_accuracy_or_none() -> None:
     assert of_counts(Counts(TP=8, FN=2, TN=0, FP=0), **said) is None
     drawn = sample(found, 200_000, np.random.default_rng(0))
     assert np.quantile(drawn[:, 0], [0.025, 0.975]) == pytest.approx(beta.ppf([0.025, 0.975], 9, 3), abs=3e-3)
+
+
+def test_a_covariance_without_draws_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    drawn = sample(accuracy(0.7, 400, 0.95, 900, covariance=1e-4), 200_000, rng)
+    apart = sample(accuracy(0.7, 400, 0.95, 900), 200_000, rng)
+    assert np.cov(drawn, rowvar=False)[0, 1] == pytest.approx(1e-4, rel=0.03)
+    assert drawn.mean(axis=0) == pytest.approx(apart.mean(axis=0), abs=1e-3)
+    assert drawn.std(axis=0) == pytest.approx(apart.std(axis=0), rel=0.03)
+    known = accuracy(1.0, 20, 0.99, 30, covariance=-0.5)  # more than the two variances allow
+    assert np.isfinite(sample(known, 1000, rng)).all()
 
 
 @pytest.mark.parametrize(
@@ -228,6 +293,15 @@ def test_pacc_is_rogan_gladen_with_probabilities() -> None:
     assert isinstance(found, Estimate)
     assert found.value == pytest.approx((p[0] - p[2]) / (p[1] - p[2]), abs=0.003)
     assert found.low < 0.1 < found.high
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from quapy.method.aggregative import ACC, PACC
+
+    both = np.stack([1 - expit(reference), expit(reference)], axis=1)
+    rates = PACC.getPteCondEstim([0, 1], target.astype(int), both)
+    means = np.array([1 - p[0], p[0]])
+    theirs = ACC.solve_adjustment(rates, means, method="inversion", solver="minimize")[1]
+    assert found.value == pytest.approx(theirs, abs=0.003)
 
 
 def test_scores_of_nobody_give_no_estimate() -> None:
@@ -290,6 +364,10 @@ def test_a_population_may_have_sexes_and_other_ages(tmp_path: Path) -> None:
         ("# source: x\nage_from,weight\n5,1\n", "must begin at age_from 0"),
         ("# source: x\nage_from,weight,sex\n0,1,f\n", "line 3: sex is 'f'; write female or male"),
         ("# source: x\nage_from,weight\n0,0\n", "add up to nothing"),
+        ("# source: x\nage_from,weight\n0,nan\n", "line 3: age_from and weight must not be negative"),
+        ("# source: x\nage_from,weight\n0,1,5\n", "line 3: there are more cells than columns; write decimals with a"),
+        ('# source: x\nage_from,weight\n0,1\n5,"2\n', "line 4: a quotation mark is not closed"),
+        ("# source: x\nage_from,weight,sex\n0,1,female\n5,1,female\n", "has one sex only; give both"),
         ("", "does not say where it is from"),
     ],
 )
@@ -349,6 +427,7 @@ def test_a_trend_is_found_and_none_is_not() -> None:
 def test_predictive_values_follow_bayes_rule() -> None:
     errors = sample(accuracy(0.9, 500, 0.95, 500), 4000, np.random.default_rng(0))
     found = worth(np.array([0.02]), errors, (0.02, 0.9, 0.95))
+    assert isinstance(found.flags_per_case, Estimate)
     assert found.ppv.value == pytest.approx(0.018 / (0.018 + 0.049))
     assert found.npv.value == pytest.approx(0.931 / (0.931 + 0.002))
     assert found.flags_per_case.value == pytest.approx(1 / found.ppv.value)
@@ -364,6 +443,30 @@ def test_workload_counts_what_lies_above_each_threshold() -> None:
     assert [row.specificity for row in rows] == pytest.approx([0.8, 0.95])
     assert rows[1].ppv == pytest.approx(0.08 / (0.08 + 0.045))
     assert workload([-8, 0, 8], [1, 1], None, None, None)[0].sensitivity is None
+
+
+def test_flags_and_predictive_values_hang_together_with_the_estimate() -> None:
+    # PPV = P Se / AP: drawn jointly, flags per 1,000 are as certain as their own count, whatever Se and Sp are
+    rng = np.random.default_rng(0)
+    errors = sample(accuracy(0.85, 584, 0.93, 1898), 20_000, rng)
+    here = draw([(6000, 50_000, errors)], rng)
+    found = worth(here.corrected, errors, (here.raw, 0.85, 0.93))
+    count = wilson(6000, 50_000)
+    assert found.flags_per_1000.low == pytest.approx(1000 * count.low, abs=0.3)
+    assert found.flags_per_1000.high == pytest.approx(1000 * count.high, abs=0.3)
+    apart = worth(rng.permutation(here.corrected), errors, (here.raw, 0.85, 0.93))
+    assert apart.flags_per_1000.high - apart.flags_per_1000.low > 4 * 1000 * (count.high - count.low)
+    assert found.ppv.high - found.ppv.low > 1.3 * (apart.ppv.high - apart.ppv.low)
+    assert isinstance(found.flags_per_case, Estimate)
+    assert found.flags_per_case.high == pytest.approx(1 / found.ppv.low)
+
+
+def test_no_number_of_confirmations_finds_a_case_where_there_may_be_none() -> None:
+    rng = np.random.default_rng(0)
+    errors = sample(accuracy(0.85, 584, 0.93, 1898), 4000, rng)
+    found = worth(draw([(70, 1000, errors)], rng).corrected, errors, (0.0, 0.85, 0.93))
+    assert (found.ppv.low, found.ppv.value) == (0, 0)
+    assert isinstance(found.flags_per_case, NotEstimable)
 
 
 def test_a_decision_curve_is_net_benefit() -> None:

@@ -12,6 +12,7 @@ from screening.report.curves import Curve, curves_figure
 from screening.report.disclosure import Released
 from screening.report.document import Block, Cell, Column, Estimate, Paragraph, Section, Table
 from screening.report.findings import Findings, ModelFacts, estimate_of
+from screening.report.prevalence import draw
 from screening.report.quantify import rebinned
 from screening.report.usefulness import PREVALENCES, Operating, decision_curve, workload, worth
 
@@ -45,7 +46,9 @@ def _worth(model: ModelFacts, found: Estimate | None, *, alone: bool) -> list[Bl
     rows: list[tuple[Cell, ...]] = []
     known = [("estimated here", found)] if found is not None and found.value > 0 else []
     for words, p in [*known, *(("elsewhere", Estimate(at, at, at)) for at in PREVALENCES)]:
-        spread = np.clip(rng.normal(p.value, (p.high - p.low) / 3.92, _DRAWS), p.low, p.high)
+        spread = np.array([p.value])
+        if words == "estimated here" and model.flagged is not None and model.patients:
+            spread = draw([(model.flagged, model.patients, errors)], rng).corrected  # row by row with the errors
         of_p = worth(spread, errors, (p.value, used.sensitivity, used.specificity))
         rows.append(
             (words, p.value, of_p.ppv, of_p.npv, of_p.flags_per_case, of_p.flags_per_1000, of_p.missed_per_1000)

@@ -43,29 +43,31 @@ def strata(findings: Findings) -> Section:
 
 
 def _table(key: str, title: str, first: str, groups: Sequence[Group]) -> Table:
-    return Table(
-        key,
-        title,
-        [
-            Column(first.lower(), first),
-            Column("patients", "Patients", "count"),
-            Column("flagged", "Flagged", "count"),
-            Column("apparent", "Share flagged (95%)", "share_interval"),
-            Column("prevalence", "Prevalence (95%)", "share_interval"),
-            Column("prevalence_shared", "… with one sensitivity and specificity for all", "share_interval"),
-        ],
-        [
-            (
-                group.name,
-                HIDDEN if group.patients is None else group.patients,
-                HIDDEN if group.flagged is None else group.flagged,
-                group.apparent,
-                group.adjusted,
-                group.shared,
-            )
-            for group in groups
-        ],
-    )
+    compared = any(isinstance(group.difference, Estimate) for group in groups)
+    columns = [
+        Column(first.lower(), first),
+        Column("patients", "Patients", "count"),
+        Column("flagged", "Flagged", "count"),
+        Column("apparent", "Share flagged (95%)", "share_interval"),
+        Column("prevalence", "Prevalence (95%)", "share_interval"),
+        Column("prevalence_shared", "… with one sensitivity and specificity for all", "share_interval"),
+    ]
+    if compared:
+        columns.append(Column("difference", "Prevalence minus that of all others", "share_interval", signed=True))
+    rows = [
+        (
+            group.name,
+            HIDDEN if group.patients is None else group.patients,
+            HIDDEN if group.flagged is None else group.flagged,
+            group.apparent,
+            group.adjusted,
+            group.shared,
+            *([group.difference] if compared else []),
+        )
+        for group in groups
+    ]
+    notes = ["The intervals of the differences hold for all rows at once with 95%."] if compared else []
+    return Table(key, title, columns, rows, notes)
 
 
 def _standardised(findings: Findings) -> list[Block]:
@@ -96,20 +98,19 @@ def _standardised(findings: Findings) -> list[Block]:
 
 
 def _apart(findings: Findings) -> list[Block]:
-    """Say which sites differ from all patients, and how little that means among many sites."""
-    total = estimate_of(findings.headline.cell)
-    named = [(group.name, of) for group in findings.groups.get("site", ()) if (of := estimate_of(group.adjusted))]
-    if total is None or len(named) < 2:
+    """Say which sites differ from all others, beyond what chance gives among so many."""
+    known = [(group.name, of) for group in findings.groups.get("site", ()) if (of := estimate_of(group.difference))]
+    if len(known) < 2:
         return []
-    apart = [name for name, of in named if of.low > total.high or of.high < total.low]
+    apart = [name for name, of in known if of.low > 0 or of.high < 0]
     if not apart:
-        return [Paragraph("No site's interval lies wholly outside that of all patients.")]
-    expected = 0.05 * len(named)
+        return [
+            Paragraph("No site's prevalence differs from that of all others by more than chance and accuracy explain.")
+        ]
     return [
         Remark(
-            f"{len(apart)} of {len(named)} sites have an interval wholly outside that of all patients: "
-            f"{', '.join(apart)}. Chance alone would let about {expected:.1f} of them stand out; look at case mix, "
-            "rejection rates and devices before anything else.",
+            f"{len(apart)} of {len(known)} sites differ from all others together, by more than chance among so many would "
+            f"explain: {', '.join(apart)}. Look at case mix, rejection rates and devices before anything else.",
             "info",
         )
     ]
