@@ -245,7 +245,7 @@ def _drawn(known: _Explained, form: Form) -> bytes:
 
 
 def _page(known: _Explained) -> bytes:
-    from screening.report.lead_figures import TERRITORY_OF
+    from screening.attribution.territories import TERRITORY_OF
     from screening.report.notation import figure
     from screening.report.patient import HOW_TO_READ, describe, draw, importance_of, inline, pages
 

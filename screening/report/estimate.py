@@ -357,7 +357,7 @@ class _Estimation:
         reference, edges = self.inputs.population, list(self.inputs.age_edges)
         errors = self._errors_of("age", [row.partition("|")[0] for row in table.rows])
         shown: list[Weighted] = []
-        hidden: list[tuple[str, float]] = []
+        hidden: list[tuple[str, str, float]] = []
         left = _parts(self.released.patients["all"], "all", len(self.models)) or []
         rest = {i: [flagged, n] for i, flagged, n in left}
         for row in table.rows:
@@ -374,11 +374,16 @@ class _Estimation:
             if parts:
                 shown.append(Weighted(row.replace("|", ", "), weight, self._draw(parts, errors[band])))
             else:
-                hidden.append((row.replace("|", ", "), weight))
+                hidden.append((row.replace("|", ", "), band, weight))
         together = [(i, min(max(f, 0), n), n) for i, (f, n) in rest.items() if n > 0]
-        if hidden and together:
-            name = " and ".join(name for name, _ in hidden)
-            shown.append(Weighted(name, sum(weight for _, weight in hidden), self._draw(together, self.errors)))
+        if together and any(weight for _, _, weight in hidden):
+            name = " and ".join(name for name, _, _ in hidden)
+            weights = [weight for _, _, weight in hidden]
+            mixed = [
+                None if of is None else np.average([errors[band][i] for _, band, _ in hidden], axis=0, weights=weights)
+                for i, of in enumerate(self.errors)
+            ]
+            shown.append(Weighted(name, sum(weights), self._draw(together, mixed)))
         return shown
 
     def _trend(self) -> Trend:

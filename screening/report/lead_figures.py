@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from screening.attribution.territories import TERRITORY_OF
 from screening.contract import LEADS, N_LEADS
 from screening.report.document import Cell, Estimate, Figure
 from screening.report.notation import figure, settled, written
@@ -26,21 +27,6 @@ from screening.report.svg import (
     wrapped,
 )
 
-TERRITORY_OF = {
-    "I": "lateral",
-    "II": "inferior",
-    "III": "inferior",
-    "aVR": "",
-    "aVL": "lateral",
-    "aVF": "inferior",
-    "V1": "septal",
-    "V2": "septal",
-    "V3": "anterior",
-    "V4": "anterior",
-    "V5": "lateral",
-    "V6": "lateral",
-}
-"""The wall that a lead looks at (the contiguous leads of the Fourth Universal Definition of MI, 2018); aVR looks at none."""
 _COLOURS = {"septal": SERIES[3], "anterior": SERIES[0], "lateral": SERIES[2], "inferior": SERIES[1], "": SERIES[4]}
 _ABBREVIATIONS = {"septal": "sept", "anterior": "ant", "lateral": "lat", "inferior": "inf", "": ""}
 

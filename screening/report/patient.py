@@ -16,19 +16,17 @@ from markupsafe import Markup
 
 from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
+from screening.attribution.territories import LEADS_OF
 from screening.contract import LEADS, REASONS, Reason, Status
 from screening.errors import UserError
 from screening.model.bundle import MANIFEST, decode_manifest
 from screening.recording import Recording
 from screening.report.ecg import ecg_plot
 from screening.report.facts import clean_name
-from screening.report.lead_figures import TERRITORY_OF
 from screening.report.notation import clean, figure
 from screening.signal.quality import FLAGS
 from screening.storage import Folder
 
-TERRITORIES = ("septal", "anterior", "lateral", "inferior")
-LEADS_OF = {wall: tuple(lead for lead in LEADS if TERRITORY_OF[lead] == wall) for wall in TERRITORIES}
 MOST_LEADING = 3
 
 HOW_TO_READ = (

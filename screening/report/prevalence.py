@@ -182,6 +182,11 @@ def bayes(
 
     flagged ~ Binomial(n, p Se + (1 - p)(1 - Sp)), p ~ Beta(prior), Se and Sp from what was measured. The posterior of p
     is computed on a grid, averaged over draws of (Se, Sp), each weighted by how well it explains the flags.
+
+    A credible interval never touches zero. Where cases are a tenth of the false flags or fewer, and the flags cannot
+    tell, it says more than they do: with the uniform prior it holds a prevalence of 1% at a specificity of 0.85 in
+    as few as 89% of studies, and in 94% and more everywhere else on the grid (``python -m
+    tests.studies.coverage --bayes 4000``).
     """
     if (chance := no_better_than_chance(accuracy)) is not None:
         return chance

@@ -19,7 +19,9 @@ from screening.errors import UserError
 from screening.report.document import Estimate, NotEstimable
 from screening.report.prevalence import Corrected, Drawn, interval
 
-WANTED_EDGES = (0, 20, 30, 40, 50, 60, 70, 80, 90)
+WANTED_EDGES = (0, 40, 50, 60, 70, 80)
+"""Bands in which bundles count their errors (`train.subgroups`): finer ones of the young and the very old would be hidden,
+and then be corrected with errors that are not theirs."""
 DEFAULT = Path(__file__).resolve().parent / "populations" / "esp2013.csv"
 OLDEST_EDGE = 90
 """Ages from here on are one band everywhere: they identify people (45 CFR 164.514(b)(2)(i)(C))."""

@@ -26,14 +26,13 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from screening.archive.reader import ArchiveReader
+from screening.attribution.territories import LEADS_OF, TERRITORIES
 from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, Status
 from screening.recording import Recording
 from screening.report.facts import Joined, told
 from screening.report.patient import (
     HOW_TO_READ,
-    LEADS_OF,
     MOST_LEADING,
-    TERRITORIES,
     catalogued,
     describe,
     draw,

@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from screening.report.document import Figure, Table
 from screening.report.render import write_report
 from tests.report.specimen import FORMULA, LONG, RIGHT_TO_LEFT, SCRIPT, specimen
+from tests.report.test_report import archive
+from tests.report.test_report import report as make_it
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 NO_BROWSER = "no browser on this machine"
@@ -207,4 +209,33 @@ def test_it_prints_on_several_pages_and_nothing_is_cut_off(browser: Browser, rep
     assert max(page.evaluate(wide)) <= 658
     across = page.locator("#table-records_by_site table").evaluate("e => e.getBoundingClientRect().width")
     assert across <= 1017  # 269 mm, between the margins of a page across
+    page.close()
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["protected", "exact"])
+@pytest.mark.parametrize("screen", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_report_from_published_runs_is_as_quiet_and_adds_up(
+    browser: Browser, tmp_path: Path, screen: Any, exact: bool
+) -> None:
+    runs, catalog = archive(tmp_path, n=500)
+    of = make_it(runs, catalog, exact=exact)
+    page = browser.new_page(viewport=screen)
+    seen = Visit(page, Path(write_report(of.document, tmp_path / "out")["html"]))
+    page.wait_for_timeout(100)
+    assert seen.heard == []
+    assert len(seen.asked) == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    figures = page.locator("figure")
+    assert figures.count() == len(list(of.document.blocks(Figure))) >= 8
+    for at in range(figures.count()):
+        assert len(figures.nth(at).locator("svg desc, svg title").first.text_content() or "") > 10
+    counts = {
+        mark.get_attribute("data-step"): mark.get_attribute("data-count") for mark in page.locator("[data-step]").all()
+    }
+    known = {step: int(count) for step, count in counts.items() if step and count and count.isdigit()}
+    slack = 0 if exact else 5 * 6
+    assert abs(known["scored"] - known["index"] - known["duplicates"] - known["repeats"]) <= slack
+    if "catalogued" in known:
+        left = sum(known.get(step, 0) for step in ("outside_period", "not_screened", "changed", "rejected"))
+        assert abs(known["catalogued"] - known["scored"] - left) <= slack
     page.close()

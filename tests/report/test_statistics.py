@@ -339,7 +339,7 @@ def test_the_default_population_is_the_european_one_of_2013() -> None:
         4_000,
         1_000,
     ]
-    assert found.bands() == (0, 20, 30, 40, 50, 60, 70, 80, 90)
+    assert found.bands() == (0, 40, 50, 60, 70, 80)
 
 
 def test_a_population_may_have_sexes_and_other_ages(tmp_path: Path) -> None:

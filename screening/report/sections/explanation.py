@@ -7,19 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from screening.attribution.territories import LEADS_OF
 from screening.contract import LEADS
 from screening.report.disclosure import ProtectedImportance, Released
 from screening.report.document import HIDDEN, Block, Cell, Column, Estimate, Paragraph, Section, Table
 from screening.report.lead_figures import importance_figure, importance_map
-
-TERRITORIES: dict[str, tuple[str, ...]] = {
-    "septal": ("V1", "V2"),
-    "anterior": ("V3", "V4"),
-    "lateral": ("I", "aVL", "V5", "V6"),
-    "inferior": ("II", "III", "aVF"),
-}
-"""Leads that look at a wall of the left ventricle (Thygesen et al., Fourth Universal Definition, 2018, table 2). aVR looks at
-none of them."""
 
 
 def explanation(released: Released) -> Section:
@@ -111,7 +103,7 @@ def _territories(shown: Sequence[ProtectedImportance]) -> Table:
         if one.mean is None:
             continue
         mean = np.asarray(one.mean)
-        of = [float(mean[[LEADS.index(lead) for lead in leads]].mean()) for leads in TERRITORIES.values()]
+        of = [float(mean[[LEADS.index(lead) for lead in leads]].mean()) for leads in LEADS_OF.values()]
         rows.append((one.dimension, one.category, HIDDEN if one.patients is None else one.patients, *of))
     return Table(
         "territories",
@@ -122,7 +114,7 @@ def _territories(shown: Sequence[ProtectedImportance]) -> Table:
             Column("patients", "Flagged patients", "count"),
             *(
                 Column(name, f"{name.capitalize()} ({', '.join(leads)})", "number", digits=2)
-                for name, leads in TERRITORIES.items()
+                for name, leads in LEADS_OF.items()
             ),
         ],
         rows,

@@ -15,6 +15,7 @@ from screening.report.findings import Findings, ModelFacts, estimate_of
 from screening.report.prevalence import draw
 from screening.report.quantify import rebinned
 from screening.report.usefulness import PREVALENCES, Operating, decision_curve, workload, worth
+from screening.report.validation import estimate
 
 _DRAWS = 2000
 _FLAGS_PER_1000 = (10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 500)
@@ -46,13 +47,16 @@ def _worth(model: ModelFacts, found: Estimate | None, *, alone: bool) -> list[Bl
     rows: list[tuple[Cell, ...]] = []
     known = [("estimated here", found)] if found is not None and found.value > 0 else []
     for words, p in [*known, *(("elsewhere", Estimate(at, at, at)) for at in PREVALENCES)]:
-        spread = np.array([p.value])
-        if words == "estimated here" and model.flagged is not None and model.patients:
-            spread = draw([(model.flagged, model.patients, errors)], rng).corrected  # row by row with the errors
-        of_p = worth(spread, errors, (p.value, used.sensitivity, used.specificity))
-        rows.append(
-            (words, p.value, of_p.ppv, of_p.npv, of_p.flags_per_case, of_p.flags_per_1000, of_p.missed_per_1000)
-        )
+        spread, with_errors, centre = np.array([p.value]), errors, p.value
+        if words == "estimated here" and model.validation is not None:
+            read = estimate(model.validation).draws  # prevalence row by row with the errors
+            spread, with_errors = read[:, 2], read[:, :2]
+        elif words == "estimated here" and model.flagged is not None and model.patients:
+            here = draw([(model.flagged, model.patients, errors)], rng)
+            spread = here.corrected
+            centre = p.value if alone else min(1.0, max(0.0, here.raw))
+        of_p = worth(spread, with_errors, (centre, used.sensitivity, used.specificity))
+        rows.append((words, centre, of_p.ppv, of_p.npv, of_p.flags_per_case, of_p.flags_per_1000, of_p.missed_per_1000))
     table = Table(
         f"predictive_values{key}",
         f"What flags are worth{of}",

@@ -56,7 +56,14 @@ def _remarks(findings: Findings) -> list[Block]:
     cell = findings.headline.cell
     if isinstance(cell, NotEstimable):
         remarks.append(Remark(f"The prevalence cannot be estimated: {cell.why}"))
-    if correction.truncated and correction.raw is not None:
+    if correction.truncated and correction.raw is not None and correction.raw > 1:
+        remarks.append(
+            Remark(
+                f"The correction gives {correction.raw:.1%}, which is above all, and 100% is shown: sensitivity is higher or "
+                "specificity lower here than was measured."
+            )
+        )
+    elif correction.truncated and correction.raw is not None:
         said = (
             f"The correction gives {correction.raw:.1%}, which is below nothing, and 0% is shown: either few or none "
             "have the condition and chance did the rest, or the specificity is higher here than was measured."
