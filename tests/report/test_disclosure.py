@@ -64,7 +64,7 @@ def possible_values(shown: Protected, cell: tuple[int, int], most: int) -> set[i
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_every_small_count_of_a_table_could_be_anything_from_1_to_the_threshold(data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(2, 3)), data.draw(st.integers(2, 3))

@@ -394,7 +394,7 @@ def plainly(records: list[dict[str, Any]], rule: str) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(RECORD, min_size=1, max_size=25), st.sampled_from(["latest", "first", "all"]), st.booleans())
 def test_counts_are_those_of_a_plain_loop(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[dict[str, Any]], rule: str, two_runs: bool
