@@ -51,10 +51,6 @@ class Protected:
         """Return a row's total."""
         return self.row_totals[self.rows.index(row)] if row in self.rows else None
 
-    def column_total(self, column: str) -> int | None:
-        """Return a column's total."""
-        return self.column_totals[self.columns.index(column)]
-
 
 @dataclass(frozen=True)
 class ProtectedHistogram:
