@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESULT_SCHEMA_VERSION = 1
+RESULT_SCHEMA_VERSION = 2
 NOTICE = "Retrospective research software. Not a medical device; no result is a diagnosis."
 
 # --- Leads -----------------------------------------------------------------------------------------------------------
@@ -33,6 +33,34 @@ DERIVED_LEADS: dict[str, tuple[float, float]] = {
     "aVF": (-0.5, 1.0),
 }
 """Lead -> its weights on (I, II)."""
+
+# --- Explanations ----------------------------------------------------------------------------------------------------
+
+TERRITORIES = ("septal", "anterior", "lateral", "inferior")
+"""Walls of the left ventricle; which leads look at them stands in attribution/territories.py."""
+WAVES = ("P", "QRS", "ST", "T")
+
+OPERATORS: dict[str, tuple[str, ...]] = {
+    "lead": LEADS,
+    "independent": INDEPENDENT_LEADS,
+    "territory": TERRITORIES,
+    "plane": ("limb", "precordial"),
+    "wave": tuple(f"{wave}_{wall}" for wave in WAVES for wall in TERRITORIES),
+}
+"""How a part of an ECG is exchanged for a donor's -> the parts. What each does stands in attribution/operators.py."""
+
+PREFIX_OF = {operator: "importance" if operator == "lead" else operator for operator in OPERATORS}
+"""Operator -> what the names of its result columns begin with."""
+
+
+def importance_column(operator: str, part: str) -> str:
+    """Return the name of the result column that holds the importance of a part.
+
+    >>> importance_column("lead", "V2"), importance_column("wave", "QRS_inferior")
+    ('importance_V2', 'wave_QRS_inferior')
+    """
+    return f"{PREFIX_OF[operator]}_{part}"
+
 
 _LEAD_BY_NAME = {lead.lower(): lead for lead in LEADS}
 # MDC_ECG_LEAD_* is ISO/IEEE 11073-10102; ML* are the Mason-Likar (torso electrode) names of the limb leads.
@@ -209,6 +237,35 @@ QUALITY_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("quality_flags", "string", "comma-separated names of what is doubtful, empty if nothing"),
 )
 
+_MEANING = {
+    "lead": "mean fall of the logit when {} alone is taken from a donor",
+    "independent": "mean fall of the logit when {} is taken from a donor and the derived leads follow",
+    "territory": "share of the {} territory in the mean fall of the logit when all is taken from a donor (Shapley value)",
+    "plane": "share of the {} leads in the mean fall of the logit when all is taken from a donor (Shapley value)",
+    "wave": "mean fall of the logit when this wave, in this territory, is taken from a donor",
+}
+
+
+def _explanation_columns() -> tuple[tuple[str, str, str], ...]:
+    columns: list[tuple[str, str, str]] = []
+    for operator, parts in OPERATORS.items():
+        prefix = PREFIX_OF[operator]
+        for part in parts:
+            columns.append((importance_column(operator, part), "float32", _MEANING[operator].format(part)))
+        if operator == "territory":
+            columns += [(f"territory_se_{wall}", "float32", "standard error of it over donors") for wall in TERRITORIES]
+        else:
+            columns.append((f"{prefix}_se", "float32", "standard error of these over donors, mean over them"))
+        columns.append((f"{prefix}_donors", "int16", "donors used for these"))
+    columns += [
+        ("leading_territory", "string", "territory of greatest importance; null where none is above zero"),
+        ("findings", "string", "what of infarction the waves show, by territory, with the amplitudes that support it"),
+    ]
+    return tuple(columns)
+
+
+EXPLANATION_COLUMNS = _explanation_columns()
+
 RESULT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("record_id", "string", "keyed pseudonym, or the path without suffix in a catalog made with --deidentified"),
     ("patient_key", "string", "keyed pseudonym of the patient"),
@@ -223,9 +280,7 @@ RESULT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("logit", "float32", "the network's output before calibration"),
     ("probability", "float32", "calibrated, at the bundle's calibration_prevalence"),
     ("flagged", "bool", "probability at or above the bundle's threshold"),
-    *((f"importance_{lead}", "float32", f"mean fall of the logit when {lead} is taken from a donor") for lead in LEADS),
-    ("importance_se", "float32", "standard error of the importance over donors, mean over leads"),
-    ("importance_donors", "int16", "donors used"),
+    *EXPLANATION_COLUMNS,
     *QUALITY_COLUMNS,
     ("record_sha256", "string", "of the record's source bytes"),
     ("source_format", "string", "storage format read"),

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from screening.contract import OPERATORS
 from screening.errors import UserError
 
 
@@ -26,7 +27,24 @@ class RunSettings(Settings):
     """Settings of ``screening run``. Those in ``RESULT_KEYS`` change results and so name the run."""
 
     attribution: Literal["flagged", "all", "none"] = "flagged"
-    donors: int = Field(8, ge=2, le=256, description="donors a record for the lead importance")
+    operators: tuple[Literal["lead", "independent", "territory", "plane", "wave"], ...] = Field(
+        ("lead", "territory", "wave"), min_length=1, description="what is exchanged to explain a record"
+    )
+
+    @field_validator("operators", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Take ``lead,territory`` for a list; the order given makes no difference."""
+        names = value.split(",") if isinstance(value, str) else value
+        known = list(OPERATORS)
+        if isinstance(names, (list, tuple)) and all(name in known for name in names):
+            return tuple(sorted(set(names), key=known.index))
+        return names
+
+    donors: int = Field(16, ge=2, le=256, description="donors a record at most, for each operator")
+    attribution_se: float = Field(
+        0.1, ge=0, description="in logits: no more donors once no part's standard error is above this"
+    )
     donor_set: int = Field(128, ge=2, le=4096, description="records kept as donors")
     batch_size: int | None = Field(None, ge=1, le=4096, description="padded batch of the network; None: by device")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -61,7 +79,7 @@ class ReportSettings(Settings):
     memory_mb: int = Field(1024, ge=256, description="what counting may hold in memory; more goes to a temporary disk")
 
 
-RESULT_KEYS = ("attribution", "donors", "donor_set")
+RESULT_KEYS = ("attribution", "operators", "donors", "attribution_se", "donor_set")
 
 S = TypeVar("S", bound=Settings)
 

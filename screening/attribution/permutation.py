@@ -1,108 +1,103 @@
-"""Lead-wise permutation importance: how much a record's logit falls when one lead is taken from other patients.
+"""Permutation importance: how much a record's logit falls when a part of it is taken from other patients.
 
-The paper's operator (MSAIC-Net, arXiv 2606.06718; Breiman 2001, Random Forests, section 10): a lead is replaced by
-the same lead of a donor record. Swaps happen in filtered millivolts, on the network's own input. A limb lead swapped
-alone makes an ECG that no heart can produce (Hooker, Mentch & Zhou 2021), which is why the operator is named.
+After Breiman (Random Forests, 2001, section 10) and, for leads, arXiv 2606.06718; what can be exchanged stands in
+`operators.py`. Swaps happen in filtered millivolts, on the network's own input. Donors are added at fixed checkpoints until
+the standard error of every part is small enough, so that records whose donors agree cost little.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from screening.contract import N_LEADS, canonical_json
+from screening.attribution.operators import falls
+from screening.attribution.swaps import Laid, Records, SwapScorer
 
-OPERATOR = "lead"
-
-
-@dataclass(frozen=True)
-class DonorSet:
-    """Records that lend their leads, quality-checked, at most one a patient.
-
-    Attributes
-    ----------
-    signals_mV
-        float32 (donors, 12, samples), filtered, as the network reads them.
-    record_ids, patient_keys
-        One a donor; a patient key may be None.
-    """
-
-    signals_mV: np.ndarray
-    record_ids: tuple[str, ...]
-    patient_keys: tuple[str | None, ...]
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the ids and samples: names the set."""
-        digest = hashlib.sha256(canonical_json([self.record_ids, self.patient_keys]))
-        digest.update(np.ascontiguousarray(self.signals_mV).data)
-        return digest.hexdigest()
-
-    def order(self, record_id: str, patient_key: str | None, *, count: int) -> np.ndarray:
-        """Return the indices of up to ``count`` donors for a record: never itself, never of its patient.
-
-        The order depends on the record's id alone, so that a record has the same donors in any shard.
-        """
-        seed = np.frombuffer(hashlib.sha256(record_id.encode()).digest(), np.uint64)
-        shuffled = np.random.Generator(np.random.Philox(key=seed[:2])).permutation(len(self.record_ids))
-        allowed = [
-            i
-            for i in shuffled
-            if self.record_ids[i] != record_id and (patient_key is None or self.patient_keys[i] != patient_key)
-        ]
-        return np.array(allowed[:count], dtype=np.int64)
+CHECKPOINTS = (4, 8, 16, 32, 64, 128, 256)
+"""Numbers of donors at which a record's standard errors are looked at. Always the same, so that a record's donors depend on
+nothing but itself."""
 
 
 @dataclass(frozen=True)
-class LeadImportance:
-    """Importance of the 12 leads for one record, in logits."""
+class Importance:
+    """Importance of an operator's parts for one record, in logits, in the order of ``contract.OPERATORS``."""
 
-    mean: np.ndarray  # float32 (12,): mean over donors of logit(x) - logit(x with the lead from the donor)
-    se: float  # standard error over donors, mean over leads
+    mean: (
+        np.ndarray
+    )  # float32 (parts,): mean over donors of what the part makes the logit fall by, see `operators.falls`
+    se: np.ndarray  # float32 (parts,): its standard error over donors
     donors: int
 
 
-def lead_importances(
-    score: Callable[[Iterator[np.ndarray]], Iterator[float]],
-    signals_mV: np.ndarray,
-    logits: Sequence[float],
+def importances(
+    scorer: SwapScorer,
+    operators: Sequence[str],
+    records: Records,
+    logits: Sequence[float] | np.ndarray,
     donors: Sequence[np.ndarray],
-    donor_signals_mV: np.ndarray,
-) -> list[LeadImportance | None]:
-    """Return the lead importance of each record; None for a record with fewer than two donors.
+    *,
+    most: int,
+    target_se: float,
+    laid: Laid | None = None,
+) -> list[dict[str, Importance]]:
+    """Return for each record the importance of the operators' parts; none for a record with fewer than two donors.
 
     Parameters
     ----------
-    score
-        Maps a stream of (12, samples) arrays to a stream of logits, in order; it may batch across records.
-    signals_mV
-        float32 (records, 12, samples), filtered.
+    scorer
+        The network with the donors.
+    operators
+        Of ``contract.OPERATORS``.
+    records
+        As ``scorer.take`` gave them.
     logits
-        The records' own logits.
+        The records' own.
     donors
-        For each record the indices into ``donor_signals_mV`` to be used, as from `DonorSet.order`.
-    donor_signals_mV
-        float32 (donors, 12, samples), filtered.
+        For each record the places of its donors, in the order in which it takes them.
+    most
+        Donors a record at most, for each operator.
+    target_se
+        In logits: a record takes no more donors for an operator once the standard error of each part is not above it. It is
+        looked at when 4, 8, 16, ... donors were taken.
+    laid
+        Lays a donor's beats on a record's; None takes donors as they are, which waves cannot.
     """
-    enough = [i for i, chosen in enumerate(donors) if len(chosen) >= 2]
+    found: list[dict[str, np.ndarray]] = [{} for _ in donors]  # operator -> falls (donors so far, parts)
+    limits = [min(most, len(chosen)) for chosen in donors]
+    unsure = {i: tuple(operators) for i, limit in enumerate(limits) if limit >= 2}
+    taken = 0
+    for checkpoint in (*(k for k in CHECKPOINTS if k < most), most):
+        for asked in dict.fromkeys(unsure.values()):  # records that ask for the same operators go together
+            members = [i for i, of_record in unsure.items() if of_record == asked]
+            pairs = [(i, int(donor)) for i in members for donor in donors[i][taken : min(checkpoint, limits[i])]]
+            scored = scorer.logits(records, pairs, asked, laid=laid)
+            whose = np.array([i for i, _ in pairs])
+            for i in members:
+                for operator, exchanged in scored.items():
+                    fresh = falls(operator, float(logits[i]), exchanged[whose == i])
+                    before = found[i].get(operator)
+                    found[i][operator] = fresh if before is None else np.concatenate([before, fresh])
+        taken = checkpoint
+        unsure = {
+            i: still
+            for i, asked in unsure.items()
+            if limits[i] > taken
+            and (still := tuple(name for name in asked if _standard_error(found[i][name]).max() > target_se))
+        }
+        if not unsure:
+            break
+    return [
+        {
+            operator: Importance(
+                fall.mean(axis=0).astype(np.float32), _standard_error(fall).astype(np.float32), len(fall)
+            )
+            for operator, fall in of_record.items()
+        }
+        for of_record in found
+    ]
 
-    def variants() -> Iterator[np.ndarray]:
-        for i in enough:
-            for lead in range(N_LEADS):
-                for donor in donors[i]:
-                    swapped = signals_mV[i].copy()
-                    swapped[lead] = donor_signals_mV[donor, lead]
-                    yield swapped
 
-    stream = score(variants())
-    found: list[LeadImportance | None] = [None] * len(donors)
-    for i in enough:
-        count = len(donors[i])
-        swapped = np.array([next(stream) for _ in range(N_LEADS * count)], dtype=np.float64).reshape(N_LEADS, count)
-        fall = float(logits[i]) - swapped
-        se = fall.std(axis=1, ddof=1) / np.sqrt(count)
-        found[i] = LeadImportance(fall.mean(axis=1).astype(np.float32), float(se.mean()), count)
-    return found
+def _standard_error(fall: np.ndarray) -> np.ndarray:
+    return np.asarray(fall.std(axis=0, ddof=1) / np.sqrt(len(fall)))

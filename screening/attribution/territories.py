@@ -6,14 +6,10 @@ septal V1-V2, anterior V3-V4, lateral I, aVL, V5-V6, inferior II, III, aVF. aVR 
 
 from __future__ import annotations
 
-from screening.contract import LEADS
+from screening.contract import LEADS, TERRITORIES
 
-LEADS_OF: dict[str, tuple[str, ...]] = {
-    "septal": ("V1", "V2"),
-    "anterior": ("V3", "V4"),
-    "lateral": ("I", "aVL", "V5", "V6"),
-    "inferior": ("II", "III", "aVF"),
-}
-TERRITORIES = tuple(LEADS_OF)
+LEADS_OF: dict[str, tuple[str, ...]] = dict(
+    zip(TERRITORIES, (("V1", "V2"), ("V3", "V4"), ("I", "aVL", "V5", "V6"), ("II", "III", "aVF")), strict=True)
+)
 TERRITORY_OF = {lead: next((wall for wall, leads in LEADS_OF.items() if lead in leads), "") for lead in LEADS}
 """Lead -> its territory, empty for aVR."""

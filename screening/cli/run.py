@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 @click.option(
     "--attribution", type=click.Choice(["flagged", "all", "none"]), help="Which records to explain [flagged]."
 )
-@click.option("--donors", type=int, help="Donors a record for the lead importance [8].")
+@click.option(
+    "--operators",
+    help="What is exchanged to explain: of lead, independent, territory, plane, wave [lead,territory,wave].",
+)
+@click.option("--donors", type=int, help="Donors a record at most, for each operator [16].")
+@click.option(
+    "--attribution-se", type=float, help="No more donors once standard errors are at most this, in logits [0.1]."
+)
 @click.option("--workers", type=int, help="Scoring workers [one a GPU, or one a CPU core].")
 @click.option("--shard-records", type=int, help="Records a results file, for a new run [256 or fewer].")
 @click.option("--batch-size", type=int, help="Padded batch of the network [32 on a CPU, 512 on a GPU].")
@@ -84,7 +91,7 @@ def describe(outcome: RunOutcome) -> str:
         lines.append("This run was finished and published before; nothing was left to do.")
     lines += [
         f"{outcome.records:,} records: {counts['scored']:,} scored, {counts['rejected']:,} rejected",
-        f"{counts['flagged']:,} flagged, {counts['explained']:,} with lead importance",
+        f"{counts['flagged']:,} flagged, {counts['explained']:,} explained",
     ]
     lines += [f"  rejected {count:>8,}  {reason}" for reason, count in counts["reasons"].items()]
     if outcome.published:

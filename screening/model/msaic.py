@@ -5,7 +5,12 @@ blocks, concatenation, projection convolution, global average pooling, a classif
 contrastive loss. Widths, dilations and the strided stem are ours. Channel attention is that of ECA-Net (Wang et al.,
 CVPR 2020, arXiv 1910.03151). The losses are in ``losses.py``.
 
-Shapes in the comments: b records, T samples, t = T / stem_stride, c channels.
+Ours too is that leads stay apart (``leads_apart``) until the projection convolution: the same stem and branches read each of the
+eight independent leads by itself. The filters then learn from eight times as many traces, the network cannot be shown limb
+leads that contradict each other, and what a lead gives to the projection is a summand, which permutation of leads
+exchanges without computing the branches again.
+
+Shapes in the comments: b records, T samples, t = T / stem_stride, c channels, n leads read, m = b n traces.
 """
 
 from __future__ import annotations
@@ -17,9 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from screening.contract import INDEPENDENT_LEADS, LEADS
 from screening.model.classifier import Classifier, NetworkConfig
 
 Pooling = Literal["mean", "mean_max"]
+
+LEADS_READ = tuple(LEADS.index(lead) for lead in INDEPENDENT_LEADS)
+"""Places of the leads that are read one by one; the other four follow from I and II."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,15 @@ class MSAICConfig(NetworkConfig):
 
     stem_kernel: int = 7  # at 100 Hz: 70 ms
     stem_stride: int = 4  # 100 Hz -> 25 Hz; 50 Hz cost twice the work and ranked no better (PTB-XL, fold 9)
-    channels: int = 48  # of the stem and of every block
+    leads_apart: bool = (
+        True  # each independent lead by itself, all with the same weights; else all leads mixed by the stem
+    )
+    channels: int = 16  # of the stem and of every block, a lead where leads stay apart
     dilations: tuple[int, ...] = (1, 2, 4, 8)  # one branch each
     blocks: int = 3  # a branch
     kernel: int = 5  # a branch at 25 Hz sees 0.5, 1, 2 and 3.9 s: part of a beat to several
     attention_kernel: int | None = 3  # channels that ECA looks at together; None: no attention
-    projection_channels: int = 128
+    projection_channels: int = 64
     # Ours: the maximum over time beside the mean, which a wave of each beat hardly moves; as the ResNet of Wang et al. has
     # it in the benchmark of Strodthoff et al. (arXiv 2004.13701). What it gives stands in the study's tables.
     pooling: Pooling = "mean_max"
@@ -51,7 +63,8 @@ class MSAICConfig(NetworkConfig):
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the configuration that ``to_json`` wrote; an unknown key is a TypeError."""
-        return super().from_json({"pooling": "mean", **value})  # all there was before it could be chosen
+        # All there was before they could be chosen.
+        return super().from_json({"pooling": "mean", "leads_apart": False, **value})
 
     def build(self) -> MSAICNet:
         """Return a network with random weights."""
@@ -116,21 +129,56 @@ class MSAICNet(Classifier):
         super().__init__(config, config.projection_channels * (2 if config.pooling == "mean_max" else 1))
         c, k, p = config.channels, config.stem_kernel, config.projection_channels
         self.stem = nn.Sequential(
-            nn.Conv1d(config.leads, c, k, stride=config.stem_stride, padding=k // 2, bias=False),
+            nn.Conv1d(
+                1 if config.leads_apart else config.leads, c, k, stride=config.stem_stride, padding=k // 2, bias=False
+            ),
             nn.BatchNorm1d(c),
             nn.ReLU(),
         )
         self.branches = nn.ModuleList(
             nn.Sequential(*(Block(config, dilation) for _ in range(config.blocks))) for dilation in config.dilations
         )
-        self.projection = nn.Sequential(
-            nn.Conv1d(c * len(config.dilations), p, 1, bias=False), nn.BatchNorm1d(p), nn.ReLU()
-        )
+        maps = c * len(config.dilations) * (len(LEADS_READ) if config.leads_apart else 1)
+        self.projection = nn.Sequential(nn.Conv1d(maps, p, 1, bias=False), nn.BatchNorm1d(p), nn.ReLU())
 
     def features(self, x_mV: Tensor) -> Tensor:
         """Return the pooled features: (b, leads, T) in filtered mV -> (b, p), twice p with the maximum."""
-        x = self.stem(x_mV / self.config.scale_mV)  # (b, leads, T) -> (b, c, t)
-        x = torch.cat([branch(x) for branch in self.branches], dim=1)  # (b, c, t) -> (b, c * branches, t)
-        x = self.projection(x)  # (b, c * branches, t) -> (b, p, t)
+        if self.config.leads_apart:
+            traces = x_mV[:, LEADS_READ].flatten(0, 1)  # (b, leads, T) -> (m, T)
+            maps = self._maps(traces.unsqueeze(1))  # -> (m, c * branches, t)
+            maps = maps.reshape(len(x_mV), -1, maps.shape[2])  # -> (b, n * c * branches, t)
+        else:
+            maps = self._maps(x_mV)  # (b, leads, T) -> (b, c * branches, t)
+        return self._pooled(self.projection(maps))  # -> (b, p, t) -> (b, p)
+
+    def lead_contributions(self, traces_mV: Tensor, place: Tensor) -> Tensor:
+        """Return what leads give to the projection; it adds up over the leads of a record to what `merged_logits` reads.
+
+        Parameters
+        ----------
+        traces_mV : Tensor, float (m, T)
+            Single leads.
+        place : Tensor, int (m,)
+            Which lead each is: its place in ``contract.INDEPENDENT_LEADS``.
+
+        Returns
+        -------
+        Tensor, float (m, p, t)
+        """
+        weight: Tensor = self.projection.get_parameter("0.weight")  # (p, n * c * branches, 1)
+        of_lead = weight.reshape(len(weight), len(LEADS_READ), -1).transpose(0, 1)  # (n, p, c * branches)
+        contributions: Tensor = of_lead[place] @ self._maps(traces_mV.unsqueeze(1))
+        return contributions
+
+    def merged_logits(self, contributions: Tensor) -> Tensor:
+        """Return the logits (b,) of summed contributions (b, p, t)."""
+        logits: Tensor = self.classifier(self._pooled(self.projection[1:](contributions))).squeeze(1)
+        return logits
+
+    def _maps(self, x_mV: Tensor) -> Tensor:
+        x = self.stem(x_mV / self.config.scale_mV)
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+    def _pooled(self, x: Tensor) -> Tensor:
         pooled: Tensor = x.mean(dim=2)  # (b, p, t) -> (b, p)
         return pooled if self.config.pooling == "mean" else torch.cat([pooled, x.amax(dim=2)], dim=1)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from screening.archive.catalog import Catalog
-from screening.attribution.permutation import DonorSet
+from screening.attribution.donors import DonorSet
 from screening.contract import CARRIED_COLUMNS, N_LEADS, sha256_of
 from screening.errors import UserError
 from screening.recording import Recording, Rejected

@@ -22,7 +22,6 @@ from ray.data.block import BlockMetadata
 import screening
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
-from screening.attribution.permutation import OPERATOR
 from screening.cluster import cluster
 from screening.errors import UserError
 from screening.model.bundle import load_bundle
@@ -224,7 +223,6 @@ def _finish(
                 "catalog_id": plan.catalog_id,
                 "key_id": plan.key_id,
                 "donor_set": plan.donor_set,
-                "importance_operator": OPERATOR,
                 "quality_limits": plan.quality,
                 "settings": settings.model_dump() | plan.settings | {"shard_records": plan.shard_records},
                 "fingerprint": plan.fingerprint,

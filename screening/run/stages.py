@@ -14,10 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.attribution.permutation import DonorSet, lead_importances
-from screening.contract import CARRIED_COLUMNS, LEADS, N_LEADS, QUALITY_COLUMNS, Reason, Status, result_schema
+from screening.attribution.donors import DonorSet
+from screening.contract import (
+    CARRIED_COLUMNS,
+    EXPLANATION_COLUMNS,
+    N_LEADS,
+    QUALITY_COLUMNS,
+    Reason,
+    Status,
+    result_schema,
+)
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
+from screening.run.explain import Explainer
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.signal.quality import assess, verdicts
 
@@ -174,8 +183,8 @@ class Scorer:
         The constant columns of every row: model_name, model_version, bundle_sha256, input_contract_sha256, run_id.
     attribution
         Which scored records are explained: flagged, all or none.
-    donors_per_record
-        Donors K a record.
+    operators, donors_per_record, target_se
+        How it is explained: see ``run.explain.Explainer``.
     device, batch_size
         Where, and in what padded batch, the network runs. The batch shape never varies, because libraries choose
         their algorithms, and so the last bits, by shape.
@@ -188,16 +197,27 @@ class Scorer:
         *,
         identity: dict[str, str],
         attribution: str,
+        operators: Sequence[str],
         donors_per_record: int,
+        target_se: float,
         device: str,
         batch_size: int,
     ) -> None:
         self.bundle = bundle
-        self.donors = donors
         self.identity = identity
         self.attribution = attribution
-        self.donors_per_record = donors_per_record
         self.logits = batched_logits(bundle, device=device, batch_size=batch_size)
+        self.explainer: Explainer | None = None
+        if donors is not None and attribution != "none":
+            self.explainer = Explainer(
+                bundle,
+                donors,
+                operators=operators,
+                most=donors_per_record,
+                target_se=target_se,
+                device=device,
+                batch_size=batch_size,
+            )
 
     def score(self, decoded: pa.Table) -> pa.Table:
         """Return the result rows (contract.RESULT_COLUMNS) of a decoded shard."""
@@ -226,31 +246,16 @@ class Scorer:
     def _explain(
         self, decoded: pa.Table, signals: np.ndarray, good: np.ndarray, logit: np.ndarray, flagged: np.ndarray
     ) -> dict[str, list[Any]]:
-        rows = decoded.num_rows
-        columns: dict[str, list[Any]] = {f"importance_{lead}": [None] * rows for lead in LEADS}
-        columns |= {"importance_se": [None] * rows, "importance_donors": [None] * rows}
+        columns: dict[str, list[Any]] = {name: [None] * decoded.num_rows for name, _, _ in EXPLANATION_COLUMNS}
         chosen = {"all": np.ones_like(flagged), "flagged": flagged, "none": np.zeros_like(flagged)}[self.attribution]
-        if self.donors is None or not chosen.any():
+        if self.explainer is None or not chosen.any():
             return columns
-        ids, patients = decoded["record_id"], decoded["patient_key"]
         wanted = good[chosen]
-        importances = lead_importances(
-            self.logits,
-            signals[wanted],
-            logit[chosen].tolist(),
-            [
-                self.donors.order(ids[int(i)].as_py(), patients[int(i)].as_py(), count=self.donors_per_record)
-                for i in wanted
-            ],
-            self.donors.signals_mV,
-        )
-        for i, importance in zip(wanted, importances, strict=True):
-            if importance is None:
-                continue
-            for lead, mean in zip(LEADS, importance.mean, strict=True):
-                columns[f"importance_{lead}"][i] = float(mean)
-            columns["importance_se"][i] = importance.se
-            columns["importance_donors"][i] = importance.donors
+        of_whom = decoded.select(["record_id", "patient_key", "sex", "age"]).take(wanted)
+        persons = [tuple(row.values()) for row in of_whom.to_pylist()]
+        for i, explained in zip(wanted, self.explainer.explain(signals[wanted], logit[chosen], persons), strict=True):
+            for name, value in explained.items():
+                columns[name][i] = value
         return columns
 
 

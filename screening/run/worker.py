@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from screening.archive.reader import ArchiveReader
+from screening.contract import OPERATORS, PREFIX_OF
 from screening.errors import UserError
 from screening.model.bundle import check_golden
 from screening.recording import Recording, Rejected
@@ -149,7 +151,9 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
         load_donor_set(runs, plan.donor_set) if plan.donor_set else None,
         identity=plan.results_identity,
         attribution=plan.settings["attribution"],
+        operators=plan.settings["operators"],
         donors_per_record=plan.settings["donors"],
+        target_se=plan.settings["attribution_se"],
         device=device,
         batch_size=batch_size,
     )
@@ -163,12 +167,18 @@ def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int
         "rows": results.num_rows,
         "scored": results["reason"].null_count,
         "flagged": pc.sum(results["flagged"], min_count=0).as_py(),
-        "explained": results.num_rows - results["importance_donors"].null_count,
+        "explained": _explained(results),
         "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
     }
     data = results_bytes(results, footer=footer(plan, facts))
     again(lambda: run.write(results_name(shard), data), attempts)
     return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _explained(results: pa.Table) -> int:
+    """Return how many rows have the importance of any operator."""
+    donors = [results[f"{PREFIX_OF[operator]}_donors"].is_valid() for operator in OPERATORS]
+    return int(pc.sum(reduce(pc.or_, donors), min_count=0).as_py())
 
 
 def _row(shard: int, *, summary: str | None = None, error: str | None = None, fatal: bool = False) -> pa.Table:

@@ -22,9 +22,10 @@ REFERENCE = "MSAIC-Net"
 """The model that the others are compared with."""
 
 _NETWORK = MSAICConfig()
+_MIXED = MSAICConfig(leads_apart=False, channels=48, projection_channels=128)
+_PAPER = replace(_MIXED, pooling="mean")
 # One branch of twice the channels: the multiplications of a layer are those of the four branches together.
-_CNN = MSAICConfig(dilations=(1,), channels=2 * _NETWORK.channels, attention_kernel=None, pooling="mean")
-_PAPER = replace(_NETWORK, pooling="mean")
+_CNN = replace(_PAPER, dilations=(1,), channels=2 * _PAPER.channels, attention_kernel=None)
 _FIT = FitSettings(contrast="none")
 
 
@@ -49,18 +50,22 @@ ABLATION: dict[str, Procedure] = {
     "+ attention": _procedure(_PAPER, _FIT),
     "+ SupCon": _procedure(_PAPER, replace(_FIT, contrast="supcon")),
     "+ FSCL: the paper's": _procedure(_PAPER, replace(_FIT, contrast="fscl")),
+    "+ maximum": _procedure(_MIXED, replace(_FIT, contrast="fscl")),
     REFERENCE: _procedure(_NETWORK, replace(_FIT, contrast="fscl")),
-    "no contrast": _procedure(_NETWORK, _FIT),
+    "apart, no contrast": _procedure(_NETWORK, _FIT),
+    "mixed, no contrast": _procedure(_MIXED, _FIT),
     "CNN, max": _procedure(replace(_CNN, pooling="mean_max"), _FIT),
-    "minority": _procedure(_NETWORK, replace(_FIT, contrast="supervised_minority", views=2)),
-    "prototypes": _procedure(_NETWORK, replace(_FIT, contrast="supervised_prototypes")),
+    "minority": _procedure(_MIXED, replace(_FIT, contrast="supervised_minority", views=2)),
+    "prototypes": _procedure(_MIXED, replace(_FIT, contrast="supervised_prototypes")),
 }
 ABLATION_NOTE = (
     f"From *CNN* (one branch of {_CNN.channels} channels, focal cross-entropy) each row adds one piece of the paper (arXiv "
-    f"2606.06718) to the row above; *{REFERENCE}*, which ships, adds to them the maximum over time beside the mean (ours). The "
-    "rows after it change what ships: *no contrast* has no contrastive loss, *CNN, max* that neither and the plain CNN in "
-    "place of the branches; *minority* and *prototypes* have one of the two fixes for binary imbalance of arXiv 2503.17024 in "
-    "place of FSCL (*minority* with two views of each record)."
+    "2606.06718) to the row above, all leads mixed by the first convolution. *+ maximum* (ours) adds the maximum over time beside "
+    f"the mean, and *{REFERENCE}*, which ships, reads each of the eight independent leads by itself, all with the same weights, "
+    "until the projection (ours). *apart, no contrast* is that without the contrastive loss. The other rows change *+ maximum*: "
+    "*mixed, no contrast* has no contrastive loss, *CNN, max* that neither and the plain CNN in place of the branches; "
+    "*minority* and *prototypes* have one of the two fixes for binary imbalance of arXiv 2503.17024 in place of FSCL (*minority* "
+    "with two views of each record)."
 )
 
 _SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)
@@ -72,8 +77,8 @@ def _design(network: MSAICConfig, **fit: Any) -> Procedure:
 
 DESIGN: dict[str, Procedure] = {
     REFERENCE: _design(_NETWORK),
-    "32 channels": _design(replace(_NETWORK, channels=32)),
-    "64 channels": _design(replace(_NETWORK, channels=64)),
+    "8 channels": _design(replace(_NETWORK, channels=8)),
+    "24 channels": _design(replace(_NETWORK, channels=24)),
     "2 blocks": _design(replace(_NETWORK, blocks=2)),
     "dilations 1, 2, 4": _design(replace(_NETWORK, dilations=(1, 2, 4))),
     "250 Hz": _design(_at_rate(250), augmentation=_crop_at_rate(250)),

@@ -10,9 +10,9 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from screening.contract import sha256_of
 from screening.errors import UserError
+from screening.model.classifier import Classifier
 from screening.model.out_of_fold import OutOfFold
 from screening.signal.preprocess import Preprocessing
 from screening.train.data import TrainingSet, check_disjoint
@@ -110,6 +114,7 @@ class TrialResult:
     probability: np.ndarray  # float64
     flagged: np.ndarray  # bool
     facts: Mapping[str, Any]
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the network, by name
 
 
 def run_trial(trial: Trial, data: TrainingSet, *, device: str = "cpu") -> TrialResult:
@@ -130,7 +135,8 @@ def run_trial(trial: Trial, data: TrainingSet, *, device: str = "cpu") -> TrialR
         "calibrator": asdict(fitted.calibrator),
         "threshold": fitted.threshold,
     }
-    return TrialResult(test.record_sha256, logit, probability, probability >= fitted.threshold, facts)
+    weights = {name: value.cpu().numpy() for name, value in fitted.network.state_dict().items()}
+    return TrialResult(test.record_sha256, logit, probability, probability >= fitted.threshold, facts, weights)
 
 
 def out_of_fold(results: Mapping[int, TrialResult]) -> OutOfFold:
@@ -145,7 +151,7 @@ def out_of_fold(results: Mapping[int, TrialResult]) -> OutOfFold:
 
 
 class TrialStore:
-    """A folder of results, one Parquet file a trial."""
+    """A folder of results: of each trial the scores in one Parquet file, and the network's weights beside it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,6 +173,21 @@ class TrialStore:
             ) from error
         return TrialResult(sha256, **columns, facts=facts)
 
+    def network(self, key: str) -> Classifier | None:
+        """Return a finished trial's network, in evaluation mode on the CPU; None where its weights were not kept."""
+        result, path = self.read(key), self.folder / f"{key}.safetensors"
+        if result is None or not path.exists():
+            return None
+        network = Procedure.from_json(dict(result.facts["procedure"])).network.build()
+        try:
+            network.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise UserError(
+                f"{path} does not hold the weights of its trial ({type(error).__name__}); remove it and the .parquet "
+                "beside it to run the trial again"
+            ) from error
+        return network.eval()
+
     def write(self, key: str, result: TrialResult) -> None:
         """Keep a result, whole or not at all."""
         table = pa.table(
@@ -177,15 +198,23 @@ class TrialStore:
                 "flagged": pa.array(result.flagged, pa.bool_()),
             }
         ).replace_schema_metadata({_FACTS: json.dumps(dict(result.facts))})
+        # The scores last: they say that the trial is finished.
+        if result.weights:
+            weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
+            self._keep(f"{key}.safetensors", lambda name: save_file(weights, name))
+        self._keep(f"{key}.parquet", lambda name: pq.write_table(table, name, compression="zstd"))
+
+    def _keep(self, name: str, write: Callable[[str], None]) -> None:
+        """Let ``write`` make a file, which appears whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{key}.", dir=self.folder)
+        handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=self.folder)
         os.close(handle)
         try:
-            pq.write_table(table, name, compression="zstd")
-            os.chmod(name, 0o644)
-            os.replace(name, self.folder / f"{key}.parquet")
+            write(path)
+            os.chmod(path, 0o644)
+            os.replace(path, self.folder / name)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
             raise
 
     @contextmanager

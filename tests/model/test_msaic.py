@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
+from screening.contract import INDEPENDENT_LEADS, LEADS
 from screening.model.msaic import EfficientChannelAttention, MSAICConfig, MSAICNet
 
 SMALL = MSAICConfig(channels=8, projection_channels=16, embedding=6)
@@ -114,10 +115,43 @@ def test_pooled_features_are_the_mean_and_where_asked_the_maximum_over_time(
         assert (highest > mean + 1e-6).any()
 
 
+def test_leads_that_stay_apart_add_up_at_the_projection() -> None:
+    net, x = network(), ecgs(3)
+    traces = x[:, [LEADS.index(lead) for lead in INDEPENDENT_LEADS]]
+    places = torch.arange(8).repeat(3)
+    with torch.inference_mode():
+        contributions = net.lead_contributions(traces.flatten(0, 1), places).reshape(3, 8, SMALL.projection_channels, -1)
+        torch.testing.assert_close(net.merged_logits(contributions.sum(dim=1)), net(x), atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_independent_leads_are_read_one_by_one_and_all_leads_where_they_are_mixed() -> None:
+    for leads_apart in (True, False):
+        net = network(replace(SMALL, leads_apart=leads_apart))
+        for place, lead in enumerate(LEADS):
+            x = ecgs(2)
+            before = net(x)
+            x[:, place] = 0
+            same = bool((net(x) == before).all())
+            assert same == (leads_apart and lead not in INDEPENDENT_LEADS), lead
+
+
+def test_all_leads_are_read_with_the_same_weights() -> None:
+    """Leads that change places together with their weights in the projection leave the logit as it was."""
+    net, x = network(), ecgs(2)
+    before = net(x)
+    first, second = INDEPENDENT_LEADS.index("V2"), INDEPENDENT_LEADS.index("V6")
+    with torch.no_grad():
+        weight = net.projection[0].weight.reshape(SMALL.projection_channels, 8, -1)
+        weight[:, [first, second]] = weight[:, [second, first]]
+        x[:, [LEADS.index("V2"), LEADS.index("V6")]] = x[:, [LEADS.index("V6"), LEADS.index("V2")]]
+    torch.testing.assert_close(net(x), before)
+
+
 def test_config_survives_json() -> None:
     config = MSAICConfig(dilations=(1, 3), channels=24)
     assert MSAICConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert MSAICConfig.from_json({}) == MSAICConfig(pooling="mean")  # what bundles were before it could be chosen
+    # What bundles were before these could be chosen.
+    assert MSAICConfig.from_json({}) == MSAICConfig(pooling="mean", leads_apart=False)
     with pytest.raises(ValueError, match="pooling must be one of mean, mean_max, not 'last'"):
         MSAICConfig(pooling="last")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="widht"):

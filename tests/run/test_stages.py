@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,8 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from screening.archive.reader import ArchiveReader
-from screening.attribution.permutation import DonorSet
-from screening.contract import CARRIED_COLUMNS, LEADS, REASONS, RESULT_COLUMNS, Reason, result_schema
+from screening.attribution.donors import DonorSet
+from screening.contract import (
+    CARRIED_COLUMNS,
+    EXPLANATION_COLUMNS,
+    OPERATORS,
+    REASONS,
+    RESULT_COLUMNS,
+    TERRITORIES,
+    Reason,
+    importance_column,
+    result_schema,
+)
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
 from screening.run.stages import Scorer, decode_shard, results_bytes
@@ -62,13 +73,16 @@ def results(
     donors: DonorSet,
     batch_size: int = 32,
     attribution: str = "all",
+    operators: Sequence[str] = tuple(OPERATORS),
 ) -> pa.Table:
     scorer = Scorer(
         bundle,
         donors,
         identity=IDENTITY,
         attribution=attribution,
+        operators=operators,
         donors_per_record=2,
+        target_se=0.0,
         device="cpu",
         batch_size=batch_size,
     )
@@ -96,7 +110,8 @@ def test_one_row_a_record_with_plain_columns(
 def test_a_record_scores_the_same_alone_in_any_batch_and_order(
     outcomes: list[Recording | Rejected], bundle: Bundle, donors: DonorSet
 ) -> None:
-    columns = ["logit", "probability", "importance_se", *(f"importance_{lead}" for lead in LEADS)]
+    """Score and attribution by every operator: the same bits in one padded batch shape, to `TOLERANCE` in another."""
+    columns = ["logit", "probability", *(name for name, kind, _ in EXPLANATION_COLUMNS if kind != "string")]
 
     def by_id(table: pa.Table) -> dict[str, np.ndarray]:
         return {
@@ -130,8 +145,20 @@ def test_flagged_by_default_means_only_flagged_are_explained(
     flagged = [row for row in rows if row["flagged"]]
     assert 0 < len(flagged) < len(rows) - 1
     for row in rows:
-        assert (row["importance_V2"] is not None) == bool(row["flagged"])
+        assert (row["importance_V2"] is not None) == (row["territory_septal"] is not None) == bool(row["flagged"])
         assert row["flagged"] is None or row["flagged"] == (row["probability"] >= middle)
+
+
+def test_only_the_operators_that_are_asked_for_are_computed(
+    outcomes: list[Recording | Rejected], bundle: Bundle, donors: DonorSet
+) -> None:
+    table = results(outcomes, bundle, donors, operators=("territory",))
+    row = table.slice(4, 1).to_pylist()[0]
+    filled = {name for name, _, _ in EXPLANATION_COLUMNS if row[name] is not None} - {"leading_territory"}
+    columns = {importance_column("territory", wall) for wall in TERRITORIES}
+    assert filled == {*columns, *(f"territory_se_{wall}" for wall in TERRITORIES), "territory_donors"}
+    leading = max(TERRITORIES, key=lambda wall: row[f"territory_{wall}"])
+    assert row["leading_territory"] == (leading if row[f"territory_{leading}"] > 0 else None)
 
 
 def test_a_recording_that_is_too_short_is_a_row_with_its_length(
