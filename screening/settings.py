@@ -43,7 +43,7 @@ class RunSettings(Settings):
 
     donors: int = Field(16, ge=2, le=256, description="donors a record at most, for each operator")
     attribution_se: float = Field(
-        0.1, ge=0, description="in logits: no more donors once no part's standard error is above this"
+        0.2, ge=0, description="in logits: no more donors once no part's standard error is above this"
     )
     donor_set: int = Field(128, ge=2, le=4096, description="records kept as donors")
     batch_size: int | None = Field(None, ge=1, le=4096, description="padded batch of the network; None: by device")

@@ -11,10 +11,10 @@ rest are an ECG of no heart either.
 The **importance** of a part is how far the logit falls when the part is the donor's, averaged over donors: above zero the part
 speaks for infarction, below zero against it.
 
-- ``lead``, ``independent``, ``wave``: logit(x) - logit(x'), one part exchanged by itself. These do not add up to anything, because
-  the network is not linear: of two parts that say the same, neither makes the logit fall by itself.
-- ``territory``, ``plane``: the Shapley value (Shapley 1953; for networks Lundberg & Lee 2017, arXiv 1705.07874), that is, the mean
-  of the fall over all orders in which the parts can be exchanged one after the other. So these add up: their sum is
+- ``lead``, ``independent``, ``wave``: logit(x) - logit(x'), one part exchanged by itself. These do not add up to anything,
+  because the network is not linear: of two parts that say the same, neither makes the logit fall by itself.
+- ``territory``, ``plane``: the Shapley value (Shapley 1953; for networks Lundberg & Lee 2017, arXiv 1705.07874), that is, the
+  mean of the fall over all orders in which the parts can be exchanged one after the other. So these add up: their sum is
   logit(x) - logit(donor). With four territories all 15 ways to exchange some of them are computed; nothing is sampled.
 
 The limb leads carry two signals (III = II - I, aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2), so that a limb lead
@@ -27,16 +27,17 @@ extrapolation too (Hooker, Mentch & Zhou 2021, arXiv 1905.03151). The others obe
   span the whole plane: inferior exchanges aVF and keeps I, lateral exchanges I, V5 and V6 and keeps aVF.
 - ``wave``: a territory, within the P, QRS, ST or T windows only.
 
-The matrices of ``independent``, of ``territory`` and of ``plane`` each add up to the identity on ECGs that obey the law: exchanging
-all parts gives the donor.
+The matrices of ``independent``, of ``territory`` and of ``plane`` each add up to the identity on ECGs that obey the law:
+exchanging all parts gives the donor.
 
-A worked example. Two planes; the logit is 2.0 as recorded, 1.5 with the limb leads from the donor, 0.2 with the precordial leads,
-and the donor's is -1.0. Limb first: limb falls by 2.0 - 1.5 = 0.5, precordial then by 1.5 + 1.0 = 2.5. Precordial first: it falls by
-1.8, limb then by 1.2. Importance of limb (0.5 + 1.2) / 2 = 0.85, of precordial (2.5 + 1.8) / 2 = 2.15; their sum is 3.0 = 2.0 + 1.0.
+A worked example. Two planes; the logit is 2.0 as recorded, 1.5 with the limb leads from the donor, 0.2 with the precordial
+leads, and the donor's is -1.0. Limb first: limb falls by 2.0 - 1.5 = 0.5, precordial then by 1.5 + 1.0 = 2.5. Precordial
+first: it falls by 1.8, limb then by 1.2. Importance of limb (0.5 + 1.2) / 2 = 0.85, of precordial (2.5 + 1.8) / 2 = 2.15;
+their sum is 3.0 = 2.0 + 1.0.
 
-And of the matrices, lateral: let I of the donor be 0.4 mV above the record's at some sample. Then x' has there I + 0.4, aVF + 0,
-II = aVF + I / 2: + 0.2, III = aVF - I / 2: - 0.2, aVL = (I - III) / 2: + 0.3, aVR = -(I + II) / 2: - 0.3; V5 and V6 are the
-donor's, V1-V4 the record's.
+And of the matrices, lateral: let I of the donor be 0.4 mV above the record's at some sample. Then x' has there I + 0.4,
+aVF + 0, II = aVF + I / 2: + 0.2, III = aVF - I / 2: - 0.2, aVL = (I - III) / 2: + 0.3, aVR = -(I + II) / 2: - 0.3; V5 and V6
+are the donor's, V1-V4 the record's.
 """
 
 from __future__ import annotations

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from screening.cli import EXIT_DONE
-from screening.contract import LEADS, NOTICE
+from screening.contract import NOTICE
 
 if TYPE_CHECKING:
     from screening.storage import Folder
@@ -94,7 +93,8 @@ def _report(runs: Folder, catalog: str, out: Path, seed: int) -> dict[str, Any]:
     drawn = draw(found.ecgs["log_odds"].to_numpy(), found.ecgs["flagged"].to_numpy(), readings=READINGS, seed=seed)
     ids = found.ecgs["record_id"].to_pylist()
     read = {
-        sheet: INFARCT if truth[ids[row]] == "MI" else NONE for sheet, row in enumerate(drawn.row.tolist(), start=1)
+        sheet: INFARCT if truth[ids[row]].label == "MI" else NONE
+        for sheet, row in enumerate(drawn.row.tolist(), start=1)
     }
     bundle = fetch_bundle(runs, found.bundle_sha256)
     store_validation(
@@ -124,57 +124,67 @@ def _report(runs: Folder, catalog: str, out: Path, seed: int) -> dict[str, Any]:
     return {
         "html": paths["html"],
         "readings": len(read),
-        "known_prevalence": sum(truth[record] == "MI" for record in ids) / len(ids),
+        "known_prevalence": sum(truth[record].label == "MI" for record in ids) / len(ids),
         "estimates": estimators,
     }
 
 
-def _truth(catalog: str) -> dict[str, str]:
-    from screening.archive.catalog import open_catalog
+class _Truth(NamedTuple):
+    label: str  # MI, NORM or other
+    infarct: str  # code of the infarction, empty without one
 
-    truth: dict[str, str] = {}
-    for batch in open_catalog(catalog).iter_batches(["record_id", "label"]):
-        truth |= dict(zip(batch["record_id"].to_pylist(), batch["label"].to_pylist(), strict=True))
+
+def _truth(catalog: str) -> dict[str, _Truth]:
+    from screening.archive.catalog import open_catalog
+    from screening.signal.population import TERRITORY_CODES
+
+    truth: dict[str, _Truth] = {}
+    for batch in open_catalog(catalog).iter_batches(["record_id", "label", "labels"]):
+        for row in batch.to_pylist():
+            infarct = next((code for code in row["labels"] or () if code in TERRITORY_CODES), "")
+            truth[row["record_id"]] = _Truth(row["label"], infarct)
     return truth
 
 
 def _found(run: Any, catalog: str) -> dict[str, Any]:
-    """Compare the scores with what the simulator knows."""
+    """Compare scores and explanations with what the simulator knows."""
     import numpy as np
 
     from screening.run.read import iter_results
     from screening.train.evaluate import Scored, evaluate
+    from screening.train.explanation_checks import INFARCT_WALLS
 
-    truth = _truth(catalog)
-    wanted = ["record_id", "patient_key", "logit", "flagged", "probability", *(f"importance_{lead}" for lead in LEADS)]
+    known = _truth(catalog)
+    wanted = ["record_id", "patient_key", "logit", "flagged", "probability", "leading_territory", "findings"]
     rows = [row for table in iter_results(run, columns=wanted) for row in table.to_pylist() if row["logit"] is not None]
-    label = np.array([truth[row["record_id"]] for row in rows])
+    label = np.array([known[row["record_id"]].label for row in rows])
     tasks = evaluate(
         Scored(np.array([row["logit"] for row in rows])),
         (label == "MI").astype(int),
         label,
         np.array([row["patient_key"] for row in rows]),
     )
-    explained = [row for row in rows if row["importance_V2"] is not None]
-    leading = Counter(max(LEADS, key=lambda lead: row[f"importance_{lead}"]) for row in explained)
-    top = sorted(rows, key=lambda row: -row["logit"])[:5]
+    flagged = np.array([row["flagged"] for row in rows])
+    placed = [
+        row["leading_territory"] in INFARCT_WALLS[known[row["record_id"]].infarct]
+        for row in rows
+        if row["flagged"] and known[row["record_id"]].infarct in INFARCT_WALLS
+    ]
     return {
         "auroc": tasks["MI vs all other"]["auroc"],
-        "sensitivity": float(np.mean([row["flagged"] for row, name in zip(rows, label, strict=True) if name == "MI"])),
-        "specificity": float(
-            np.mean([not row["flagged"] for row, name in zip(rows, label, strict=True) if name != "MI"])
-        ),
-        "leading_leads": dict(leading.most_common(4)),
+        "sensitivity": float(flagged[label == "MI"].mean()),
+        "specificity": float((~flagged[label != "MI"]).mean()),
+        "flagged_infarcts": len(placed),
+        "right_territory": sum(placed),
         "highest": [
             {
                 "record_id": row["record_id"],
                 "probability": round(row["probability"], 3),
-                "truth": truth[row["record_id"]],
-                "leads": []
-                if row["importance_V2"] is None
-                else sorted(LEADS, key=lambda lead: -row[f"importance_{lead}"])[:3],
+                "truth": known[row["record_id"]].infarct or known[row["record_id"]].label,
+                "leading_territory": row["leading_territory"],
+                "findings": row["findings"],
             }
-            for row in top
+            for row in sorted(rows, key=lambda row: -row["logit"])[:5]
         ],
     }
 
@@ -186,19 +196,22 @@ def _text(url: str, counts: dict[str, Any], found: dict[str, Any], seconds: floa
         "",
         f"{planned} simulated ECGs in, {planned} outcomes out, in {seconds:.0f} s:",
         f"  {counts['scored']:,} scored, {counts['rejected']:,} rejected,",
-        f"  {counts['flagged']:,} flagged, and explained lead by lead",
+        f"  {counts['flagged']:,} flagged, and explained by lead, territory and wave",
         "",
         "What the simulator knows, and the network, trained on real ECGs only, was never told:",
         f"  AUROC {auroc['value']:.3f} (95% interval {auroc['low']:.3f}-{auroc['high']:.3f}), infarction against all others",
         f"  at the bundle's threshold: sensitivity {found['sensitivity']:.2f}, specificity {found['specificity']:.2f}",
+        f"  in {found['right_territory']} of {found['flagged_infarcts']} flagged infarctions the leading territory is right",
         "",
         "The highest scores:",
     ]
     for row in found["highest"]:
-        leads = ", ".join(row["leads"])
         lines.append(
-            f"  {row['record_id']}  probability {row['probability']:.3f}  leads {leads:<14}  truth {row['truth']}"
+            f"  {row['record_id']}  probability {row['probability']:.3f}  {row['leading_territory'] or 'none leads':<8}  "
+            f"truth {row['truth']}"
         )
+        if row["findings"]:
+            lines.append(f"    {row['findings']}")
     lines += [
         "",
         f"Results: {url}/results/*.parquet  (counts and hashes in manifest.json)",

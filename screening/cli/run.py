@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--donors", type=int, help="Donors a record at most, for each operator [16].")
 @click.option(
-    "--attribution-se", type=float, help="No more donors once standard errors are at most this, in logits [0.1]."
+    "--attribution-se", type=float, help="No more donors once standard errors are at most this, in logits [0.2]."
 )
 @click.option("--workers", type=int, help="Scoring workers [one a GPU, or one a CPU core].")
 @click.option("--shard-records", type=int, help="Records a results file, for a new run [256 or fewer].")

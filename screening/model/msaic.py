@@ -5,9 +5,9 @@ blocks, concatenation, projection convolution, global average pooling, a classif
 contrastive loss. Widths, dilations and the strided stem are ours. Channel attention is that of ECA-Net (Wang et al.,
 CVPR 2020, arXiv 1910.03151). The losses are in ``losses.py``.
 
-Ours too is that leads stay apart (``leads_apart``) until the projection convolution: the same stem and branches read each of the
-eight independent leads by itself. The filters then learn from eight times as many traces, the network cannot be shown limb
-leads that contradict each other, and what a lead gives to the projection is a summand, which permutation of leads
+Ours too is that leads stay apart (``leads_apart``) until the projection convolution: the same stem and branches read each
+of the eight independent leads by itself. The filters then learn from eight times as many traces, the network cannot be shown
+limb leads that contradict each other, and what a lead gives to the projection is a summand, which permutation of leads
 exchanges without computing the branches again.
 
 Shapes in the comments: b records, T samples, t = T / stem_stride, c channels, n leads read, m = b n traces.

@@ -1,4 +1,4 @@
-"""What explains a shard's records, as result columns: importances of each operator, leading territory, findings. No Ray here."""
+"""What explains a shard's records, as result columns: importances by operator, leading territory, findings. No Ray here."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Explainer:
             target_se=self.target_se,
             laid=laid,
         )
-        columns = []
+        columns: list[dict[str, Any]] = []
         for signal, of_beats, of_record, (_, _, sex, age) in zip(signals_mV, beats, found, persons, strict=True):
             columns.append({})
             for operator, importance in of_record.items():

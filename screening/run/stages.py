@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.attribution.donors import DonorSet
 from screening.contract import (
     CARRIED_COLUMNS,
     EXPLANATION_COLUMNS,
@@ -177,14 +176,12 @@ class Scorer:
     ----------
     bundle
         The model; its golden logits must have been checked on this device.
-    donors
-        Lend their leads to the importance.
+    explainer
+        Explains with the same bundle; None: nothing is explained.
     identity
         The constant columns of every row: model_name, model_version, bundle_sha256, input_contract_sha256, run_id.
     attribution
         Which scored records are explained: flagged, all or none.
-    operators, donors_per_record, target_se
-        How it is explained: see ``run.explain.Explainer``.
     device, batch_size
         Where, and in what padded batch, the network runs. The batch shape never varies, because libraries choose
         their algorithms, and so the last bits, by shape.
@@ -193,31 +190,18 @@ class Scorer:
     def __init__(
         self,
         bundle: Bundle,
-        donors: DonorSet | None,
+        explainer: Explainer | None,
         *,
         identity: dict[str, str],
         attribution: str,
-        operators: Sequence[str],
-        donors_per_record: int,
-        target_se: float,
         device: str,
         batch_size: int,
     ) -> None:
         self.bundle = bundle
+        self.explainer = explainer
         self.identity = identity
         self.attribution = attribution
         self.logits = batched_logits(bundle, device=device, batch_size=batch_size)
-        self.explainer: Explainer | None = None
-        if donors is not None and attribution != "none":
-            self.explainer = Explainer(
-                bundle,
-                donors,
-                operators=operators,
-                most=donors_per_record,
-                target_se=target_se,
-                device=device,
-                batch_size=batch_size,
-            )
 
     def score(self, decoded: pa.Table) -> pa.Table:
         """Return the result rows (contract.RESULT_COLUMNS) of a decoded shard."""

@@ -25,6 +25,7 @@ from screening.model.bundle import check_golden
 from screening.recording import Recording, Rejected
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import load_donor_set
+from screening.run.explain import Explainer
 from screening.run.fingerprint import THREADS_PER_WORKER, numerics_fingerprint
 from screening.run.ledger import ShardSummary, footer
 from screening.run.plan import Plan, read_locations, read_shard, results_name
@@ -146,14 +147,22 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
         )
     bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
     check_golden(bundle, bundle.network(device), device)
+    explainer = None
+    if plan.donor_set and plan.settings["attribution"] != "none":
+        explainer = Explainer(
+            bundle,
+            load_donor_set(runs, plan.donor_set),
+            operators=plan.settings["operators"],
+            most=plan.settings["donors"],
+            target_se=plan.settings["attribution_se"],
+            device=device,
+            batch_size=batch_size,
+        )
     return Scorer(
         bundle,
-        load_donor_set(runs, plan.donor_set) if plan.donor_set else None,
+        explainer,
         identity=plan.results_identity,
         attribution=plan.settings["attribution"],
-        operators=plan.settings["operators"],
-        donors_per_record=plan.settings["donors"],
-        target_se=plan.settings["attribution_se"],
         device=device,
         batch_size=batch_size,
     )

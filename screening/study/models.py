@@ -60,12 +60,12 @@ ABLATION: dict[str, Procedure] = {
 }
 ABLATION_NOTE = (
     f"From *CNN* (one branch of {_CNN.channels} channels, focal cross-entropy) each row adds one piece of the paper (arXiv "
-    "2606.06718) to the row above, all leads mixed by the first convolution. *+ maximum* (ours) adds the maximum over time beside "
-    f"the mean, and *{REFERENCE}*, which ships, reads each of the eight independent leads by itself, all with the same weights, "
-    "until the projection (ours). *apart, no contrast* is that without the contrastive loss. The other rows change *+ maximum*: "
-    "*mixed, no contrast* has no contrastive loss, *CNN, max* that neither and the plain CNN in place of the branches; "
-    "*minority* and *prototypes* have one of the two fixes for binary imbalance of arXiv 2503.17024 in place of FSCL (*minority* "
-    "with two views of each record)."
+    "2606.06718) to the row above, all leads mixed by the first convolution. *+ maximum* (ours) adds the maximum over time "
+    f"beside the mean, and *{REFERENCE}*, which ships, reads each of the eight independent leads by itself, all with the same "
+    "weights, until the projection (ours). *apart, no contrast* is that without the contrastive loss. The other rows change "
+    "*+ maximum*: *mixed, no contrast* has no contrastive loss, *CNN, max* that neither and the plain CNN in place of the "
+    "branches; *minority* and *prototypes* have one of the two fixes for binary imbalance of arXiv 2503.17024 in place of FSCL "
+    "(*minority* with two views of each record)."
 )
 
 _SHORT = replace(ABLATION[REFERENCE].fit, epochs=18, learning_rate=2e-3)

@@ -131,4 +131,4 @@ def test_no_more_than_the_most_are_taken_and_shown() -> None:
     (found, *others) = importances(scorer, ["plane"], records, [0.0] * 3, orders, most=6, target_se=0.0)
     assert others == [{}, {}]
     assert found["plane"].donors == 6
-    assert network.shown == 2 * 16  # 4 and then 2 donors, 3 exchanges each, in batches of 8
+    assert network.shown == 16 + 8  # 4 and then 2 donors, 3 exchanges each, in batches of 8

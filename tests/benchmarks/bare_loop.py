@@ -49,7 +49,6 @@ def start(root_url: str, model: Path, threads: int) -> None:
         None,
         identity=dict.fromkeys(IDENTITY, bundle.sha256),
         attribution="none",
-        donors_per_record=2,
         device="cpu",
         batch_size=CPU_BATCH,
     )

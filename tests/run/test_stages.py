@@ -25,6 +25,7 @@ from screening.contract import (
 )
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
+from screening.run.explain import Explainer
 from screening.run.stages import Scorer, decode_shard, results_bytes
 from tests.bundles import make_bundle
 
@@ -75,17 +76,10 @@ def results(
     attribution: str = "all",
     operators: Sequence[str] = tuple(OPERATORS),
 ) -> pa.Table:
-    scorer = Scorer(
-        bundle,
-        donors,
-        identity=IDENTITY,
-        attribution=attribution,
-        operators=operators,
-        donors_per_record=2,
-        target_se=0.0,
-        device="cpu",
-        batch_size=batch_size,
+    explainer = Explainer(
+        bundle, donors, operators=operators, most=2, target_se=0.0, device="cpu", batch_size=batch_size
     )
+    scorer = Scorer(bundle, explainer, identity=IDENTITY, attribution=attribution, device="cpu", batch_size=batch_size)
     return scorer.score(decode_shard(planned(outcomes), outcomes, bundle.preprocessing))
 
 
