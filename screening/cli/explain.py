@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -12,27 +11,18 @@ import click
 
 from screening.cli import EXIT_DONE
 from screening.cli.storage import storage_option
-from screening.contract import LEADS, NOTICE
 from screening.errors import UserError
 
 if TYPE_CHECKING:
     from screening.archive.catalog import Catalog
     from screening.recording import Recording
+    from screening.report.record import Record
     from screening.run.current import Current
 
 Form = Literal["png", "svg", "html"]
-BAR = 30
 SUGGESTIONS = 3
-
-
-@dataclass(frozen=True)
-class _Explained:
-    """What is known of one record."""
-
-    row: Mapping[str, Any]
-    threshold: float
-    recording: Recording | str  # or why there is none
-    remarks: list[str]
+USUAL = {"lead": "leads", "territory": "territories", "wave": "waves"}
+"""Operators that an explanation rests on -> what they exchange."""
 
 
 @click.command("explain")
@@ -49,7 +39,7 @@ class _Explained:
 def command(
     record_id: str, runs: str, catalog: str, out: Path | None, storage_options: dict[str, Any], as_json: bool
 ) -> int:
-    """Show what a published run says of one record, and its ECG with the importance of each lead. Nothing is scored.
+    """Show what a published run says of one record and why, with its ECG and measured amplitudes. Nothing is scored.
 
     The row is the one that counts now. The ECG is read from the archive; the file is readable for its owner alone, because
     it is about one patient.
@@ -59,19 +49,22 @@ def command(
     screening explain records500/00000/00139_hr --runs runs --catalog catalog --out 00139.html
     """
     from screening.archive.catalog import open_catalog
+    from screening.report.record import facts_of, text_of
     from screening.run.current import refresh
     from screening.storage import Folder
 
     form = _form(out) if out else None
     opened = open_catalog(catalog, storage_options=storage_options)
     current = refresh(Folder(runs, storage_options))
-    known = _look_up(current, opened, record_id, storage_options, with_ecg=form is not None)
+    known = _look_up(current, opened, record_id, storage_options, must_read=form is not None)
     if out and form:
         Folder(str(out.parent)).write(out.name, _drawn(known, form), mode=0o600)
     if as_json:
-        click.echo(json.dumps(_facts(known, out), indent=1, ensure_ascii=False))
+        drawn = known.recording if isinstance(known.recording, str) else "drawn"
+        written = {"out": str(out), "ecg": drawn} if out else {}
+        click.echo(json.dumps(facts_of(known) | written, indent=1, ensure_ascii=False))
     else:
-        for line in _text(known) if out is None else [f"Written: {out}"]:
+        for line in text_of(known) if out is None else [f"Written: {out}"]:
             click.echo(line)
     return EXIT_DONE
 
@@ -87,10 +80,12 @@ def _form(out: Path) -> Form:
 
 
 def _look_up(
-    current: Current, catalog: Catalog, record_id: str, storage_options: dict[str, Any], *, with_ecg: bool
-) -> _Explained:
-    from screening.archive.reader import ArchiveReader
-    from screening.report.patient import catalogued, read_as_scored, threshold_of
+    current: Current, catalog: Catalog, record_id: str, storage_options: dict[str, Any], *, must_read: bool
+) -> Record:
+    from screening.contract import Status
+    from screening.report.amplitudes import Measured, measured
+    from screening.report.patient import model_behind
+    from screening.report.record import Record
     from screening.run.current import read_row
     from screening.run.plan import read_shard
 
@@ -98,12 +93,16 @@ def _look_up(
     if place is None:
         raise UserError(_nowhere(current, catalog, record_id))
     row = read_row(current.runs, place)
-    held = catalogued(catalog, [record_id], with_location=with_ecg).get(record_id)
-    recording: Recording | str = ""
-    if with_ecg:
-        location = held["location"] if held else None
-        recording = read_as_scored(ArchiveReader(catalog.root_url, storage_options), location, row)
-    remarks = _remarks(current, catalog, row)
+    model = model_behind(current.runs, row["bundle_sha256"])
+    held, recording = _read(catalog, record_id, row, storage_options, must_read=must_read)
+    found, remarks = Measured(), _remarks(current, catalog, row)
+    if row["status"] == Status.SCORED:
+        if isinstance(recording, str):
+            remarks.append(f"The amplitudes were not measured: {recording}.")
+        else:
+            found = measured(recording, model.preprocessing)
+            if found.amplitudes is None:
+                remarks.append("The amplitudes were not measured: no beats were found.")
     if held is None:
         remarks.append(f"The catalog {catalog.path} does not hold the record any more, and reports leave it out.")
     else:
@@ -113,7 +112,25 @@ def _look_up(
                 "The record has changed since it was screened, and reports leave it out until it is screened again: "
                 f"screening run --catalog {catalog.path} --out {current.runs.url}"
             )
-    return _Explained(row, threshold_of(current.runs, row["bundle_sha256"]), recording, remarks)
+    return Record(row, model, recording, found, remarks)
+
+
+def _read(
+    catalog: Catalog, record_id: str, row: Mapping[str, Any], storage_options: dict[str, Any], *, must_read: bool
+) -> tuple[dict[str, Any] | None, Recording | str]:
+    """Return the record's row of the catalog, and its ECG or why there is none."""
+    from screening.archive.reader import ArchiveReader
+    from screening.report.patient import catalogued, read_as_scored
+
+    try:
+        held = catalogued(catalog, [record_id], with_location=True).get(record_id)
+        location = held["location"] if held else None
+        return held, read_as_scored(ArchiveReader(catalog.root_url, storage_options), location, row)
+    except Exception as error:  # of storage, or no right to see locations: the row is of use without the ECG
+        if must_read:
+            raise
+        held = catalogued(catalog, [record_id], with_location=False).get(record_id)
+        return held, f"the archive could not be read ({type(error).__name__})"
 
 
 def _nowhere(current: Current, catalog: Catalog, record_id: str) -> str:
@@ -148,126 +165,49 @@ def _nowhere(current: Current, catalog: Catalog, record_id: str) -> str:
 def _remarks(current: Current, catalog: Catalog, row: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know besides the row."""
     from screening.contract import Status
-    from screening.report.patient import importance_of
+    from screening.report.explained import parts_of
     from screening.run.plan import load_plan
 
     if row["status"] != Status.SCORED:
         return ["The record was rejected: it has no score, and reports count it among the rejected."]
-    if importance_of(row) is not None:
+    missing = [operator for operator in USUAL if parts_of(row, operator) is None]
+    if not missing:
         return []
-    asked = load_plan(current.runs.folder(row["run_id"])).settings.get("attribution")
-    if asked == "none":
+    settings = load_plan(current.runs.folder(row["run_id"])).settings
+    asked = settings.get("operators") or ()
+    *most, last = (USUAL[operator] for operator in missing)
+    what = f"The importance of {', '.join(most)}{' and ' if most else ''}{last} was not computed"
+    if settings.get("attribution") == "none":
         why = f"run {row['run_id']} explained no record (--attribution none)"
-    elif not row["flagged"]:
+    elif not row["flagged"] and settings.get("attribution") != "all":
         why = f"run {row['run_id']} explained flagged records only"
+    elif not set(missing) <= set(asked):
+        why = f"run {row['run_id']} was asked for {', '.join(asked)} (--operators)"
+    elif missing == ["wave"]:
+        return [f"{what}: too few beats were found in this record, or in the donors."]
     else:
-        return ["The importance of the leads was not computed: there were fewer than two donors of other patients."]
-    again = f"screening run --catalog {catalog.path} --out {current.runs.url} --attribution all"
-    return [f"The importance of the leads was not computed: {why}. To get it: {again}"]
+        return [f"{what}: there were fewer than two donors of other patients."]
+    again = (
+        f"screening run --catalog {catalog.path} --out {current.runs.url} --attribution all --operators "
+        f"{','.join(dict.fromkeys([*USUAL, *asked]))}"
+    )
+    return [f"{what}: {why}. To get it: {again}"]
 
 
-# --- Saying it -------------------------------------------------------------------------------------------------------
+# --- Drawing it ------------------------------------------------------------------------------------------------------
 
 
-def _text(known: _Explained) -> Iterator[str]:
-    from screening.report.patient import HOW_TO_READ, describe, importance_of
-
-    said = describe(known.row, known.threshold)
-    width = max(len(term) for term, _ in said)
-    for term, words in said:
-        yield f"{term:<{width}}  {_one_line(words)}"
-    importance = importance_of(known.row)
-    if importance is not None:
-        yield ""
-        se, donors = known.row["importance_se"], known.row["importance_donors"]
-        yield f"Importance of the leads in logits ({donors} donors, standard error {se:.2f}; # for infarction, - against)"
-        largest = max(float(abs(importance).max()), 1e-9)
-        for lead, value in zip(LEADS, importance.tolist(), strict=True):
-            bar = ("#" if value > 0 else "-") * round(BAR * abs(value) / largest)
-            yield f"  {lead:<4}{value:+7.2f}  {bar}".rstrip()
-        yield ""
-        yield from (click.wrap_text(sentence, width=110) for sentence in HOW_TO_READ)
-    for remark in known.remarks:
-        yield ""
-        yield remark
-    yield ""
-    yield NOTICE
-
-
-def _one_line(words: str) -> str:
-    """Return text of the archive as a terminal may show it: nothing that moves the cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
-
-
-def _facts(known: _Explained, out: Path | None) -> dict[str, Any]:
-    """Return the row and what is derived from it, as JSON values."""
-    from screening.report.patient import importance_of, leading_leads, leading_territory, territory_importance
-
-    row = dict(known.row)
-    if row["acquired_at"] is not None:
-        row["acquired_at"] = row["acquired_at"].isoformat()
-    facts: dict[str, Any] = {
-        "notice": NOTICE,
-        "threshold": known.threshold,
-        "row": _plain(row),
-        "remarks": known.remarks,
-    }
-    importance = importance_of(known.row)
-    if importance is not None:
-        walls = territory_importance(importance)
-        facts["leading_leads"] = leading_leads(importance)
-        facts["territories"] = _plain(walls)
-        facts["territory"] = leading_territory(walls) or None
-    if out is not None:
-        facts["out"] = str(out)
-        facts["ecg"] = known.recording if isinstance(known.recording, str) else "drawn"
-    return facts
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with what JSON has no word for as None."""
-    return {key: None if isinstance(value, float) and value != value else value for key, value in values.items()}
-
-
-def _drawn(known: _Explained, form: Form) -> bytes:
+def _drawn(known: Record, form: Form) -> bytes:
     """Return the file's bytes; UserError where a picture is asked for and there is no ECG."""
     from screening.report.patient import draw
+    from screening.report.record import page_of
 
     row, recording = known.row, known.recording
     if form == "html":
-        return _page(known)
+        return page_of(known)
     if isinstance(recording, str):
         raise UserError(
             f"record {row['record_id']} has no ECG to draw: {recording}; leave out --out, or write .html, to see what is "
             "known of it."
         )
-    return draw(row, recording, known.threshold, form=form)
-
-
-def _page(known: _Explained) -> bytes:
-    from screening.attribution.territories import TERRITORY_OF
-    from screening.report.notation import figure
-    from screening.report.patient import HOW_TO_READ, describe, draw, importance_of, inline, pages
-
-    row, recording = known.row, known.recording
-    importance = importance_of(row)
-    lost = recording if isinstance(recording, str) else ""
-    entry = {
-        "anchor": "record",
-        "record_id": row["record_id"],
-        "said": describe(row, known.threshold),
-        "svg": None if isinstance(recording, str) else inline(draw(row, recording, known.threshold, form="svg")),
-        "lost": lost,
-    }
-    table = (
-        []
-        if importance is None
-        else [
-            (lead, figure(value, 2, signed=True), TERRITORY_OF[lead])
-            for lead, value in zip(LEADS, importance.tolist(), strict=True)
-        ]
-    )
-    page = pages().get_template("explain.html")
-    return page.render(
-        notice=NOTICE, how_to_read=HOW_TO_READ, remarks=known.remarks, entry=entry, importance=table
-    ).encode()
+    return draw(row, recording, known.model.threshold, windows=known.measured.windows, form=form)

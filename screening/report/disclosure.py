@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from screening.contract import LEADS
+from screening.contract import PREFIX_OF
 from screening.report.histograms import Merged, merge
 from screening.report.protected import (
     DisclosureSettings,
@@ -50,9 +50,9 @@ from screening.report.protected import (
     ProtectedImportance,
     Released,
 )
-from screening.report.sums import FAMILIES, System
+from screening.report.sums import FAMILIES, IMPORTANCES, System
 from screening.report.suppression import Figures, Suppression, complete_lines, suppress
-from screening.report.tallies import CountTable, Tallies
+from screening.report.tallies import LEADING, CountTable, Importance, Tallies
 
 __all__ = [
     "DisclosureSettings",
@@ -172,7 +172,9 @@ def _ask(system: System, figures: Figures, state: Suppression, threshold: int, p
         grown=np.zeros_like(values),
     )
     state.hidden |= small & figures.published
-    cells = np.array([key[3] != "*" and key[0] != "importance" for key in system.names], dtype=bool) & ~figures.margins
+    cells = (
+        np.array([key[3] != "*" and key[0] not in IMPORTANCES for key in system.names], dtype=bool) & ~figures.margins
+    )
     for table in np.unique(figures.tables[small & figures.published]):
         there = (figures.tables == table) & (values > 0) & cells
         if there.sum() > 2 and (small & there).sum() > SPARSE * there.sum():
@@ -287,7 +289,7 @@ def _released(
             name: {run: shown for run in by_run if (shown := _shown(merged.get(f"{name} {run}"), settings)) is not None}
             for name, by_run in tallies.features.items()
         },
-        importance=_importance(tallies, show),
+        importance=_importance(tallies, show, settings.threshold),
         models=system.models,
         private=Private(
             values=seen,
@@ -327,22 +329,42 @@ def _about(shown: Mapping[str, int | None], flow: Mapping[str, int], threshold: 
     return found
 
 
-def _importance(tallies: Tallies, show: Any) -> tuple[ProtectedImportance, ...]:
+def _importance(tallies: Tallies, show: Any, threshold: int) -> tuple[ProtectedImportance, ...]:
+    """Return importances of the categories whose explained patients are shown, and of enough patients.
+
+    In how many of them waves could be exchanged is not told: shown with the wave map is how many were explained.
+    """
     shown = []
     for one in tallies.importance:
-        patients = show("importance", one.dimension, one.category, "*")
-        there = bool(patients)
+        of = next((by for by in _COUNTED[one.operator] if _holds(tallies, by, one)), one.operator)
+        patients = show(PREFIX_OF[of], one.dimension, one.category, "*")
+        there = bool(patients) and one.patients > threshold
+        parts = LEADING[one.operator]
         shown.append(
             ProtectedImportance(
-                one.dimension,
-                one.category,
-                patients,
-                tuple(round(float(value), 2) for value in one.mean) if there else None,
-                tuple(round(float(value), 2) for value in one.sd) if there else None,
-                tuple(show("importance", one.dimension, one.category, lead) for lead in LEADS) if there else None,
+                dimension=one.dimension,
+                category=one.category,
+                patients=patients,
+                mean=tuple(round(float(value), 2) for value in one.mean) if there else None,
+                sd=tuple(round(float(value), 2) for value in one.sd) if there and parts else None,
+                leading=tuple(show(PREFIX_OF[of], one.dimension, one.category, part) for part in parts)
+                if there and parts
+                else None,
+                operator=one.operator,
             )
         )
     return tuple(shown)
+
+
+_COUNTED = {"lead": ("lead",), "territory": ("territory",), "wave": ("territory", "lead")}
+"""Operator -> the operators whose explained patients stand for its own, the first that there is."""
+
+
+def _holds(tallies: Tallies, operator: str, like: Importance) -> bool:
+    return any(
+        (one.operator, one.dimension, one.category) == (operator, like.dimension, like.category)
+        for one in tallies.importance
+    )
 
 
 def _histograms(

@@ -1,17 +1,17 @@
-"""Distributions over the population: histograms of scores and features, importance of leads, clustering in patients."""
+"""Distributions over the population: histograms of scores and features, importances, clustering in patients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from screening.contract import LEADS
+from screening.contract import OPERATORS, importance_column
 from screening.report.facts import SCORED
-from screening.report.tallies import Histogram, Importance
+from screening.report.tallies import LEADING, NO_TERRITORY, Histogram, Importance
 from screening.run.current import Current
 
 
@@ -46,37 +46,56 @@ def feature_by_run(
 
 
 def importance(db: duckdb.DuckDBPyConnection, names: Mapping[str, Mapping[int, str]]) -> tuple[Importance, ...]:
-    """Return the importance of leads over flagged, explained index ECGs: of all, by sex and by site.
+    """Return importances over flagged, explained index ECGs, of each operator of `LEADING`: of all, by sex and by site.
 
     ``names`` are the categories, dimension -> code -> name. Those without an explained ECG are left out.
     """
-    leads = [f"importance_{lead}" for lead in LEADS]
+    columns = {operator: [importance_column(operator, part) for part in OPERATORS[operator]] for operator in LEADING}
+    every = ", ".join(column for of in columns.values() for column in of)
+    known = {operator: " AND ".join(f"{column} IS NOT NULL" for column in of) for operator, of in columns.items()}
     db.execute(f"""
         CREATE TABLE explained AS
-        SELECT p.sex, p.site, list_position([{", ".join(leads)}], greatest({", ".join(leads)})) - 1 AS first_lead,
-               {", ".join(leads)}
-        FROM (SELECT pos, {", ".join(leads)} FROM results
-              WHERE flagged AND {" AND ".join(f"{lead} IS NOT NULL" for lead in leads)}) r
+        SELECT p.sex, p.site, r.* EXCLUDE (pos)
+        FROM (SELECT pos, coalesce(leading_territory, '{NO_TERRITORY}') AS first_territory, {every} FROM results
+              WHERE flagged AND ({" OR ".join(known.values())})) r
         JOIN picked p ON p.pos = r.pos WHERE p.once AND p.flagged""")
-    figures = ", ".join(f"avg({lead}::DOUBLE), stddev_samp({lead}::DOUBLE)" for lead in leads)
-    counted = ", ".join(f"count(*) FILTER (first_lead = {at})" for at in range(len(leads)))
+    return tuple(
+        one
+        for operator, of in columns.items()
+        for dimension in ("all", "sex", "site")
+        for one in _importance(db, operator, of, known[operator], dimension, names)
+    )
+
+
+def _importance(
+    db: duckdb.DuckDBPyConnection,
+    operator: str,
+    columns: Sequence[str],
+    known: str,
+    dimension: str,
+    names: Mapping[str, Mapping[int, str]],
+) -> list[Importance]:
+    category = "0" if dimension == "all" else dimension
+    figures = [f"{of}({column}::DOUBLE)" for of in ("avg", "stddev_samp") for column in columns]
+    listed = f"[{', '.join(columns)}]"
+    leading = "first_territory" if operator == "territory" else f"list_position({listed}, list_max({listed}))"
+    named = LEADING[operator] if operator == "territory" else range(1, len(LEADING[operator]) + 1)
+    counted = [f"count(*) FILTER (foremost = {name!r})" for name in named]
+    rows = {
+        code: rest
+        for code, *rest in db.execute(f"""
+            SELECT {category} AS c, count(*), {", ".join([*figures, *counted])}
+            FROM (SELECT *, {leading} AS foremost FROM explained WHERE {known}) GROUP BY c""").fetchall()
+    }
     found = []
-    for dimension in ("all", "sex", "site"):
-        category = "0" if dimension == "all" else dimension
-        rows = {
-            code: rest
-            for code, *rest in db.execute(
-                f"SELECT {category} AS c, count(*), {figures}, {counted} FROM explained GROUP BY c"
-            ).fetchall()
-        }
-        for code, name in ({0: "all"} if dimension == "all" else names[dimension]).items():
-            if code not in rows:
-                continue
-            n, *rest = rows[code]
-            moments = np.array([math.nan if x is None else x for x in rest[:24]], dtype=np.float64)
-            leading = np.array(rest[24:], dtype=np.int64)
-            found.append(Importance(dimension, name, n, moments[::2], moments[1::2], leading))
-    return tuple(found)
+    for code, name in ({0: "all"} if dimension == "all" else names[dimension]).items():
+        if code in rows:
+            patients, *rest = rows[code]
+            moments = np.array([math.nan if x is None else x for x in rest[: len(figures)]], dtype=np.float64)
+            mean, sd = moments.reshape(2, len(columns))
+            first = np.array(rest[len(figures) :], dtype=np.int64)
+            found.append(Importance(operator, dimension, name, patients, mean, sd, first))
+    return found
 
 
 def design_effect(db: duckdb.DuckDBPyConnection) -> dict[str, float]:

@@ -1,14 +1,18 @@
-"""An ECG on paper: 12 leads and a rhythm strip at 25 mm/s and 10 mm/mV, with the importance of each lead, as SVG or PNG."""
+"""An ECG on paper: 12 leads and a rhythm strip at 25 mm/s and 10 mm/mV, with the importance of its parts, as SVG or PNG."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from screening.contract import LEADS, N_LEADS, NOTICE
+from screening.attribution.territories import TERRITORY_OF
+from screening.contract import LEADS, N_LEADS, NOTICE, TERRITORIES, WAVES
+from screening.report.ecg_panel import AGAINST, draw_panel, panel_height, tint
+from screening.report.ecg_panel import WIDTH_MM as PANEL_MM
+from screening.report.explained import Explanation, wave_map
 from screening.report.notation import clean, figure
 from screening.report.paper import INK, Box, Lines, Mark, Words, to_png, to_svg
 from screening.report.svg import wrapped
@@ -16,6 +20,8 @@ from screening.report.svg import wrapped
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 PAGE_S = 10.0
 COLUMN_S = 2.5
+MOST_SAID = 400
+"""Characters of a line above the trace that are read at all."""
 WIDTH_MM = 266.0
 """Of the page; with margins of 6 mm it fits A4 and US Letter paper across, so that it can be printed to scale."""
 
@@ -24,8 +30,11 @@ _RHYTHM = "II"
 _BORDER_MM = 3.0
 _PULSE_MM = 10.0  # left of the trace, for the calibration pulse
 _GRID_MM = (_PULSE_MM + PAGE_S * MM_PER_S, 135.0)
-_FOOT_MM, _LINE_MM = 7.0, 5.0
-_PANEL_MM = (122.0, 36.0)  # of the importance
+_FOOT_MM, _LEGEND_MM, _LINE_MM = 7.0, 3.8, 4.1
+_HEAD_LINES = 10
+"""So many stand beside the importance; findings have what the others leave of them."""
+_BAND_MM = 6.0  # over the traces of a lead, for its name
+_HATCH_MM = 1.5  # between the strokes of what speaks against infarction
 _REACH_MM = 30.0
 """A trace is cut, and says so, where it is further than this from its middle."""
 _LEAST_MM = 11.0  # that a row has above and below its middle
@@ -34,9 +43,11 @@ _SLACK_MM = 0.04
 """A line between two samples may miss those between them by this: 4 uV, a seventh of the trace's width."""
 
 _QUIET, _FINE, _COARSE = "#5f5f5f", "#f6d5d5", "#e8a3a3"
-FOR, AGAINST = "#b4460f", "#1f4e8c"
-"""Of importance: speaks for infarction, speaks against it. Apart for the colour-blind, and by direction as well."""
-_TINT = (255, 217, 150)  # behind the lead that speaks most for infarction
+_SHADED = (
+    "Shaded waves: their importance in the territory of the lead, where beyond 1.96 standard errors; orange for infarction, "
+    "hatched blue against it."
+)
+_BAND = " Band over a lead: its own importance."
 _WIDER, _BOLD = 1.17, 1.3
 """How much wider than Arial, by which texts are measured, the face of the PNG is."""
 
@@ -46,8 +57,7 @@ def ecg_plot(
     rate_hz: float,
     *,
     head: Sequence[str] = (),
-    importance: Sequence[float] | np.ndarray | None = None,
-    importance_se: float | None = None,
+    explanation: Explanation | None = None,
     form: Literal["png", "svg"] = "png",
 ) -> bytes:
     """Return an ECG as on paper: 3 by 4 leads of 2.5 s and a rhythm strip of lead II of 10 s, 25 mm/s and 10 mm/mV.
@@ -64,47 +74,90 @@ def ecg_plot(
         Samples a second.
     head : sequence of str
         Lines above the trace, the first in bold; what is too long is shortened.
-    importance : array (12,), optional
-        Of each lead, in logits: drawn as bars, and where positive as a tint behind the lead.
-    importance_se : float, optional
-        Standard error of the importance, mean over the leads: drawn as whiskers.
+    explanation : Explanation, optional
+        Importances of leads and territories are drawn as bars with intervals, those of waves as a map. What of a lead speaks
+        for infarction tints it; with ``windows``, the waves of each lead are shaded by the importance of its territory, where
+        that is beyond 1.96 standard errors: orange for infarction, hatched blue against it, and the lead's own tint is a band.
     form : {"png", "svg"}
         Of the result.
     """
     signal = np.asarray(signal_mV, np.float64)
     if signal.ndim != 2 or len(signal) != N_LEADS:
         raise ValueError(f"an ECG has the shape (12, samples), not {signal.shape}")
-    weights = None if importance is None else np.nan_to_num(np.asarray(importance, np.float64).reshape(N_LEADS))
+    explained = explanation or Explanation()
     page: list[Mark] = []
-    top = _draw_head(page, head, with_panel=weights is not None)
-    if weights is not None:
-        _draw_panel(page, weights, importance_se)
-    height = top + _GRID_MM[1] + _FOOT_MM
+    panel = panel_height(explained)
+    top = _draw_head(page, head, explained.findings or "", panel)
+    if panel:
+        draw_panel(page, explained, WIDTH_MM - _BORDER_MM - PANEL_MM, _BORDER_MM)
     drawn = _middle(signal, rate_hz)
-    _draw_leads(page, drawn, rate_hz, top, weights)
+    start_s = (signal.shape[1] - drawn.shape[1]) // 2 / rate_hz
+    shading = _Shading(explained, start_s, drawn.shape[1] / rate_hz)
+    height = top + _GRID_MM[1] + _FOOT_MM + (_LEGEND_MM if shading.shades else 0)
+    _draw_leads(page, drawn, rate_hz, top, shading)
     _draw_foot(page, drawn.shape[1] / rate_hz, signal.shape[1] / rate_hz, height)
+    if shading.shades:
+        said = _SHADED + (_BAND if shading.leads is not None else "")
+        page.append(Words(_BORDER_MM, top + _GRID_MM[1] + 4.2, said, 2.6, _QUIET))
     if form == "png":
         return to_png(page, WIDTH_MM, height)
     return to_svg(
-        page, WIDTH_MM, height, f"12-lead ECG, 25 mm/s, 10 mm/mV. {clean(head[0][:400]) if head else ''}".strip()
+        page, WIDTH_MM, height, f"12-lead ECG, 25 mm/s, 10 mm/mV. {clean(head[0][:MOST_SAID]) if head else ''}".strip()
     )
 
 
 # --- Layout ----------------------------------------------------------------------------------------------------------
 
 
-def _draw_head(page: list[Mark], head: Sequence[str], *, with_panel: bool) -> float:
-    """Write the lines and return where the grid begins."""
-    room = WIDTH_MM - 2 * _BORDER_MM - (_PANEL_MM[0] + 4 if with_panel else 0)
+def _draw_head(page: list[Mark], head: Sequence[str], findings: str, panel_mm: float) -> float:
+    """Write the lines, the findings after the first, and return where the grid begins."""
+    room = WIDTH_MM - 2 * _BORDER_MM - (PANEL_MM + 4 if panel_mm else 0)
+
+    def lines_of(text: str, widening: float, most: int) -> list[str]:
+        return wrapped(clean(text[:MOST_SAID]), room / widening, 3.2, lines=most)
+
+    first, *others = [lines_of(line, _WIDER if at else _BOLD, 2) for at, line in enumerate(head)] or [[]]
+    rest = [line for lines in others for line in lines]
+    if findings:
+        rest = lines_of(findings, _WIDER, max(1, _HEAD_LINES - len(first) - len(rest))) + rest
     y = _BORDER_MM + 3
-    for at, line in enumerate(head):
-        for part in wrapped(clean(line[:400]), room / (_BOLD if at == 0 else _WIDER), 3.2, lines=2):
-            page.append(Words(_BORDER_MM, y, part, 3.2, bold=at == 0))
-            y += _LINE_MM
-    return max(y - 1, _BORDER_MM + _PANEL_MM[1] if with_panel else 0.0)
+    for at, line in enumerate([*first, *rest]):
+        page.append(Words(_BORDER_MM, y, line, 3.2, bold=at < len(first)))
+        y += _LINE_MM
+    return max(y - 1, _BORDER_MM + panel_mm if panel_mm else 0.0)
 
 
-def _draw_leads(page: list[Mark], drawn: np.ndarray, rate_hz: float, top: float, weights: np.ndarray | None) -> None:
+class _Shading:
+    """What colour lies behind each lead, and behind each of its waves."""
+
+    def __init__(self, explanation: Explanation, start_s: float, shown_s: float) -> None:
+        self.leads = explanation.parts.get("lead")
+        self._waves = explanation.parts.get("wave")
+        self._windows = {
+            wave: np.clip(window - start_s, 0, shown_s) for wave, window in explanation.windows.items() if len(window)
+        }
+        self.shades = bool(self._windows) and self._waves is not None
+
+    def tint(self, lead: str) -> str:
+        """Return the colour of a lead that speaks for infarction, empty for the others."""
+        if self.leads is None or self.leads.mean.max() <= 0:
+            return ""
+        value, largest = float(self.leads.mean[LEADS.index(lead)]), float(self.leads.mean.max())
+        return tint(value, largest, 0.0) if value / largest > 0.02 else ""
+
+    def waves(self, lead: str) -> Iterator[tuple[np.ndarray, float, str]]:
+        """Yield windows (beats, 2) in seconds from the first drawn sample, with importance and colour."""
+        wall = TERRITORY_OF[lead]
+        if not wall or self._waves is None:
+            return
+        by_wave, at = wave_map(self._waves), TERRITORIES.index(wall)
+        beyond = self._waves.beyond.reshape(by_wave.shape)
+        for value, there, wave in zip(by_wave[:, at].tolist(), beyond[:, at].tolist(), WAVES, strict=True):
+            if there and wave in self._windows:
+                yield self._windows[wave], value, tint(value, float(np.abs(by_wave).max()), 0.25)
+
+
+def _draw_leads(page: list[Mark], drawn: np.ndarray, rate_hz: float, top: float, shading: _Shading) -> None:
     samples = drawn.shape[1]
     length = min(samples, round(COLUMN_S * rate_hz))
     rows: list[list[tuple[str, int, int, float]]] = []  # lead, first and last sample, x
@@ -118,14 +171,17 @@ def _draw_leads(page: list[Mark], drawn: np.ndarray, rate_hz: float, top: float,
         )
     rows.append([(_RHYTHM, 0, samples, _BORDER_MM + _PULSE_MM)])
     middles, edges = _rows([np.concatenate([drawn[LEADS.index(r[0]), r[1] : r[2]] for r in row]) for row in rows], top)
-    if weights is not None and weights.max() > 0:
-        for at, row in enumerate(rows[:-1]):
-            for lead, _, _, x in row:
-                share = max(0.0, float(weights[LEADS.index(lead)] / weights.max()))
-                if share > 0.02:
-                    box = (x, edges[at], COLUMN_S * MM_PER_S, edges[at + 1] - edges[at])
-                    page.append(Box(*box, fill=_mixed(_TINT, share)))
+    hatched: list[np.ndarray] = []
+    for at, row in enumerate(rows):
+        for lead, start, stop, x in row:
+            high = edges[at + 1] - edges[at]
+            over = _BAND_MM if at < len(_PAPER) else 0.0
+            box = (x, edges[at] + over, (stop - start) / rate_hz * MM_PER_S, high - over)
+            hatched += _shade(page, shading, lead, start / rate_hz, box)
+            if at < len(_PAPER) and (colour := shading.tint(lead)):
+                page.append(Box(x, edges[at], COLUMN_S * MM_PER_S, _BAND_MM if shading.shades else high, fill=colour))
     _draw_grid(page, top)
+    page.append(Lines(hatched, AGAINST, 0.12))
     marks: list[Mark] = []
     for at, (row, middle) in enumerate(zip(rows, middles, strict=True)):
         _draw_pulse(page, middle)
@@ -134,14 +190,44 @@ def _draw_leads(page: list[Mark], drawn: np.ndarray, rate_hz: float, top: float,
                 page.append(Lines([np.array([[x, middle - 3], [x, middle + 3]])], INK, 0.2))
             trace = drawn[LEADS.index(lead), start:stop]
             page.append(Words(x + 1, edges[at] + 4.5, lead, 3.6, bold=True, halo=True))
-            if weights is not None and at < len(_PAPER):
-                said = figure(float(weights[LEADS.index(lead)]), 2, signed=True)
+            if shading.leads is not None and at < len(_PAPER):
+                said = figure(float(shading.leads.mean[LEADS.index(lead)]), 2, signed=True)
                 page.append(Words(x + 10, edges[at] + 4.5, said, 2.8, _QUIET, halo=True))
             if not np.isfinite(trace).any():
                 page.append(Words(x + 4, middle - 2, "no samples", 3.0, _QUIET, halo=True))
             bounds = (max(middle - _REACH_MM, top), min(middle + _REACH_MM, top + _GRID_MM[1]))
             marks += _draw_trace(page, trace, rate_hz, x, middle, bounds)
     page += marks  # over whatever trace runs there
+
+
+def _shade(
+    page: list[Mark], shading: _Shading, lead: str, start_s: float, box: tuple[float, float, float, float]
+) -> list[np.ndarray]:
+    """Shade the waves of a lead within its box (x, y, width, height); return the strokes over those that speak against."""
+    x, y, width, height = box
+    strokes: list[np.ndarray] = []
+    for windows, value, colour in shading.waves(lead):
+        for left, right in (windows - start_s) * MM_PER_S + x:
+            left, right = max(left, x), min(right, x + width)
+            if right - left < _FINEST_MM:
+                continue
+            page.append(Box(left, y, right - left, height, fill=colour))
+            if value < 0:
+                strokes += _hatched(left, y, right - left, height)
+    return strokes
+
+
+def _hatched(x: float, y: float, width: float, height: float) -> list[np.ndarray]:
+    """Return strokes that rise to the right through a box, as far apart in all boxes of a row."""
+    first = math.ceil((x + y) / _HATCH_MM)
+    strokes = []
+    for along in (
+        np.arange(first, math.floor((x + width + y + height) / _HATCH_MM) + 1) * _HATCH_MM
+    ):  # x + y on a stroke
+        low, high = max(x, along - y - height), min(x + width, along - y)
+        if high - low > 0.05:
+            strokes.append(np.array([[low, along - low], [high, along - high]]))
+    return strokes
 
 
 def _rows(traces: Sequence[np.ndarray], top: float) -> tuple[list[float], list[float]]:
@@ -236,48 +322,6 @@ def _draw_foot(page: list[Mark], shown_s: float, recorded_s: float, height: floa
     scale = f"25 mm/s · 10 mm/mV · {shown_s:.1f} s{of} shown · as recorded, mean of each lead removed"
     page.append(Words(_BORDER_MM, height - 2.2, NOTICE, 2.6, _QUIET))
     page.append(Words(WIDTH_MM - _BORDER_MM, height - 2.2, scale, 2.6, _QUIET, anchor="end"))
-
-
-def _draw_panel(page: list[Mark], weights: np.ndarray, se: float | None) -> None:
-    """Draw the importance as bars, in the right half of the head."""
-    width, height = _PANEL_MM
-    left, right = WIDTH_MM - _BORDER_MM - width, WIDTH_MM - _BORDER_MM
-    first = _BORDER_MM + 2.6
-    page.append(Words(left, first, "Lead importance, in logits", 2.8, bold=True))
-    whisker = "" if not se else "; whisker: ± standard error, mean over leads"
-    meaning = (
-        "Fall of the logit when the lead is taken from other patients.",
-        f"Above 0 speaks for infarction (tinted){whisker}.",
-    )
-    for at, line in enumerate(meaning, start=1):
-        page.append(Words(left, first + 3.4 * at, line, 2.5, _QUIET))
-    top, bottom = first + 9.5, _BORDER_MM + height - 5.0
-    reach = se or 0.0
-    high, low = max(0.0, float(weights.max())) + reach, min(0.0, float(weights.min())) - reach
-    scale = (bottom - top) / ((high - low) or 1.0)
-    zero = top + high * scale
-    pitch = (width - 12) / N_LEADS
-    for value, y in ((high - reach, top + reach * scale), (0.0, zero), (low + reach, bottom - reach * scale)):
-        if value == 0 or abs(y - zero) > 2.5:
-            said = figure(value, 2, signed=True) if value else "0"
-            page.append(Words(left + 9, y + 0.9, said, 2.6, _QUIET, anchor="end"))
-            page.append(Lines([np.array([[left + 10, y], [right, y]])], "#d5d5d5", 0.12))
-    whiskers = []
-    for at, (lead, value) in enumerate(zip(LEADS, weights.tolist(), strict=True)):
-        x = left + 11 + at * pitch
-        y = zero - value * scale
-        box = (x + 0.15 * pitch, min(y, zero), 0.7 * pitch, abs(y - zero))
-        page.append(Box(*box, fill=FOR if value > 0 else AGAINST))
-        page.append(Words(x + pitch / 2, bottom + 3.6, lead, 2.8, anchor="middle"))
-        if se:
-            whiskers.append(np.array([[x + pitch / 2, y - se * scale], [x + pitch / 2, y + se * scale]]))
-    page.append(Lines([np.array([[left + 10, zero], [right, zero]])], INK, 0.18))
-    page.append(Lines(whiskers, INK, 0.25))
-
-
-def _mixed(colour: tuple[int, int, int], share: float) -> str:
-    """Return ``share`` of a colour on white."""
-    return "#" + "".join(f"{round(255 - share * (255 - part)):02x}" for part in colour)
 
 
 def _middle(signal_mV: np.ndarray, rate_hz: float) -> np.ndarray:

@@ -23,7 +23,7 @@ from screening.report.axes import (
 from screening.report.curves import Curve, curves_figure, distributions_figure, reliability_figure
 from screening.report.document import Cell, Estimate, Figure, Kind
 from screening.report.flowchart import flow_figure
-from screening.report.lead_figures import importance_figure, importance_map
+from screening.report.lead_figures import importance_figure, importance_map, wave_figure
 from screening.report.notation import settled, written
 from screening.report.svg import (
     DASHES,
@@ -50,6 +50,7 @@ __all__ = [
     "interval_figure",
     "reliability_figure",
     "trend_figure",
+    "wave_figure",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Lead importance drawn: bars with intervals over the twelve leads, and a map of leads by category."""
+"""Importance drawn: bars with intervals over leads or territories, a map of leads by category, a map of waves by territory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from screening.attribution.territories import TERRITORY_OF
-from screening.contract import LEADS, N_LEADS
+from screening.contract import LEADS, N_LEADS, TERRITORIES, WAVES
 from screening.report.document import Cell, Estimate, Figure
+from screening.report.ecg_panel import tint
 from screening.report.notation import figure, settled, written
 from screening.report.svg import (
     FAINT,
@@ -36,13 +37,15 @@ def importance_figure(
     title: str,
     cells: Sequence[Cell],
     *,
+    parts: Sequence[str] = LEADS,
     y_title: str = "Mean fall of the logit",
     table: str | None = None,
 ) -> Figure:
-    """Return bars of lead importance with intervals, in the order of `contract.LEADS`, coloured and named by territory."""
+    """Return bars of importance with intervals, of leads or of territories; leads are coloured and named by territory."""
     means = [settled(cell) for cell in cells]
-    if len(means) != N_LEADS:
-        raise ValueError(f"figure {key}: {len(means)} cells for {N_LEADS} leads")
+    of = "leads" if parts == LEADS else "territories"
+    if len(means) != len(parts):
+        raise ValueError(f"figure {key}: {len(means)} cells for {len(parts)} {of}")
     known = [cell for cell in means if isinstance(cell, Estimate)]
     low = min([0.0] + [cell.low for cell in known])
     high = max([0.0] + [cell.high for cell in known])
@@ -58,35 +61,36 @@ def importance_figure(
         drawing.line(left, up(tick), WIDTH, up(tick), stroke=FAINT)
         drawing.text(left - 6, up(tick) + 4, figure(round(tick, 9), digits), size=SMALL, fill=QUIET, anchor="end")
     drawing.text(0, 16, y_title, size=SMALL, fill=QUIET)
-    pitch, between = (WIDTH - left - 14) / N_LEADS, 14.0
-    for i, (lead, cell) in enumerate(zip(LEADS, means, strict=True)):
-        x = left + (i + 0.5) * pitch + (between if i >= 6 else 0)
-        territory = TERRITORY_OF[lead]
+    pitch, between = (WIDTH - left - 14) / len(parts), 14.0
+    wide = min(pitch * 0.68, 48.0)
+    for i, (part, cell) in enumerate(zip(parts, means, strict=True)):
+        x = left + (i + 0.5) * pitch + (between if of == "leads" and i >= 6 else 0)
+        territory = TERRITORY_OF[part] if of == "leads" else part
         if isinstance(cell, Estimate):
             a, b = sorted((up(0), up(cell.value)))
-            drawing.add(
-                "rect", x=x - pitch * 0.34, y=a, width=pitch * 0.68, height=max(b - a, 0.5), fill=_COLOURS[territory]
-            )
+            drawing.add("rect", x=x - wide / 2, y=a, width=wide, height=max(b - a, 0.5), fill=_COLOURS[territory])
             drawing.line(x, up(cell.low), x, up(cell.high), stroke=INK, width=1.4)
             for end in (cell.low, cell.high):
                 drawing.line(x - 3.5, up(end), x + 3.5, up(end), stroke=INK, width=1.4)
         else:
             drawing.text(x, up(0) - 6, "×", fill=QUIET, anchor="middle")
-        drawing.text(x, bottom + 17, lead, size=SMALL, anchor="middle")
-        drawing.text(x, bottom + 32, _ABBREVIATIONS[territory], size=10.5, fill=_COLOURS[territory], anchor="middle")
+        drawing.text(x, bottom + 17, part, size=SMALL, anchor="middle")
+        if of == "leads":
+            said = _ABBREVIATIONS[territory]
+            drawing.text(x, bottom + 32, said, size=10.5, fill=_COLOURS[territory], anchor="middle")
     drawing.line(left, up(0), WIDTH, up(0), stroke=QUIET)
-    text = _bars_text(means, y_title)
-    return Figure(key, title, drawing.svg(bottom + 40, title, text), text, table)
+    text = _bars_text(parts, means, f"{y_title} by {'lead' if of == 'leads' else 'territory'}")
+    return Figure(key, title, drawing.svg(bottom + (40 if of == "leads" else 26), title, text), text, table)
 
 
-def _bars_text(means: Sequence[Cell], y_title: str) -> str:
-    known = [(lead, cell) for lead, cell in zip(LEADS, means, strict=True) if isinstance(cell, Estimate)]
+def _bars_text(parts: Sequence[str], means: Sequence[Cell], what: str) -> str:
+    known = [(part, cell) for part, cell in zip(parts, means, strict=True) if isinstance(cell, Estimate)]
     if not known:
-        return f"{y_title} by lead: hidden."
+        return f"{what}: hidden."
     ranked = sorted(known, key=lambda one: -one[1].value)
     said = ", ".join(f"{lead} {written(cell, 'number_interval', 2)}" for lead, cell in ranked[:3])
     last = f"; smallest {ranked[-1][0]} {written(ranked[-1][1], 'number_interval', 2)}" if len(ranked) > 3 else ""
-    return f"{y_title} by lead, greatest first: {said}{last}."
+    return f"{what}, greatest first: {said}{last}."
 
 
 def importance_map(
@@ -140,6 +144,53 @@ def importance_map(
         drawing.text(20, bottom + 19, "hidden", size=SMALL, fill=QUIET)
         bottom += 20
     return Figure(key, title, drawing.svg(bottom + 6, title, text), text, table)
+
+
+def wave_figure(
+    key: str, title: str, cells: Sequence[Cell], *, of: str = "Mean fall of the logit", table: str | None = None
+) -> Figure:
+    """Return a map of waves (columns) by territory (rows): orange for infarction, blue against it; the figures stand in it.
+
+    ``cells`` (16) are of operator 'wave', in the order of ``contract.OPERATORS``.
+    """
+    values = [_number(cell) for cell in cells]
+    if len(values) != len(WAVES) * len(TERRITORIES):
+        raise ValueError(f"figure {key}: {len(values)} cells for {len(WAVES) * len(TERRITORIES)} waves of territories")
+    largest = max([abs(value) for value in values if value is not None] + [0.0])
+    drawing = Drawing()
+    left, top, pitch, height = 74.0, 24.0, 92.0, 36.0
+    for column, wave in enumerate(WAVES):
+        x = left + column * pitch
+        drawing.text(x + pitch / 2, 15, wave, size=SMALL, fill=QUIET, anchor="middle")
+        for row in range(len(TERRITORIES)):
+            y, value = top + row * height, values[column * len(TERRITORIES) + row]
+            box = x + 1, y + 1, pitch - 2, height - 2
+            if value is None:
+                drawing.rect(*box, fill=FAINT)
+                drawing.line(x + 8, y + height - 6, x + pitch - 8, y + 6, stroke=QUIET)
+                continue
+            drawing.rect(*box, fill=tint(value, largest, 0.0), stroke=RULE)
+            drawing.text(x + pitch / 2, y + height / 2 + 4.5, figure(value, 2, signed=True), anchor="middle")
+    for row, wall in enumerate(TERRITORIES):
+        drawing.text(0, top + row * height + height / 2 + 4.5, wall)
+    bottom = top + height * len(TERRITORIES)
+    for x, value, words in ((left, 1.0, "speaks for infarction"), (left + 2 * pitch, -1.0, "speaks against it")):
+        drawing.rect(x + 1, bottom + 8, 14, 12, fill=tint(value, 1.0), stroke=RULE)
+        drawing.text(x + 22, bottom + 18, words, size=SMALL, fill=QUIET)
+    text = _waves_text(values, of)
+    return Figure(key, title, drawing.svg(bottom + 26, title, text), text, table)
+
+
+def _waves_text(values: Sequence[float | None], of: str) -> str:
+    names = [f"{wave} {wall}" for wave in WAVES for wall in TERRITORIES]
+    known = sorted(
+        ((value, name) for value, name in zip(values, names, strict=True) if value is not None), reverse=True
+    )
+    if not known:
+        return f"{of} by wave and territory: hidden."
+    said = ", ".join(f"{name} {figure(value, 2, signed=True)}" for value, name in known[:3])
+    value, name = known[-1]
+    return f"{of} by wave and territory, greatest first: {said}; smallest {name} {figure(value, 2, signed=True)}."
 
 
 def shade(weight: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -16,54 +17,19 @@ from markupsafe import Markup
 
 from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
-from screening.attribution.territories import LEADS_OF
-from screening.contract import LEADS, REASONS, Reason, Status
+from screening.contract import REASONS, Reason, Status
 from screening.errors import UserError
 from screening.model.bundle import MANIFEST, decode_manifest
 from screening.recording import Recording
 from screening.report.ecg import ecg_plot
+from screening.report.explained import Explanation, explanation_of, findings_words, leads_words
 from screening.report.facts import clean_name
 from screening.report.notation import clean, figure
+from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import FLAGS
 from screening.storage import Folder
 
-MOST_LEADING = 3
-
-HOW_TO_READ = (
-    "Importance of a lead: how much the logit falls, in the mean, when that lead alone is taken from other patients' ECGs "
-    "(operator 'lead'). Above zero the lead speaks for infarction, below zero against it. Its standard error is the mean over "
-    "the leads.",
-    "A territory is the mean importance of its leads (septal V1 and V2, anterior V3 and V4, lateral I, aVL, V5 and V6, "
-    "inferior II, III and aVF), and the leading territory is the greatest. It sums up single leads, of which the limb leads "
-    "depend on each other: a hint where to look, not the place of an infarct.",
-)
-
-
 # --- Rows in words ---------------------------------------------------------------------------------------------------
-
-
-def importance_of(row: Mapping[str, Any]) -> np.ndarray | None:
-    """Return the importance of the twelve leads in logits, float64 (12,); None where it was not computed."""
-    values = [row[f"importance_{lead}"] for lead in LEADS]
-    return None if any(value is None for value in values) else np.array(values, np.float64)
-
-
-def leading_leads(importance: np.ndarray, most: int = MOST_LEADING) -> list[str]:
-    """Return the leads that speak most for infarction, the greatest first; only those above zero."""
-    order = np.argsort(-importance, kind="stable")[:most].tolist()
-    return [LEADS[at] for at in order if importance[at] > 0]
-
-
-def territory_importance(importance: np.ndarray) -> dict[str, float]:
-    """Return territory -> mean importance of its leads, in logits."""
-    of = dict(zip(LEADS, importance.tolist(), strict=True))
-    return {wall: sum(of[lead] for lead in leads) / len(leads) for wall, leads in LEADS_OF.items()}
-
-
-def leading_territory(territories: Mapping[str, float]) -> str:
-    """Return the territory of greatest importance; empty where none is above zero."""
-    wall = max(territories, key=lambda name: territories[name])
-    return wall if territories[wall] > 0 else ""
 
 
 def person(row: Mapping[str, Any]) -> str:
@@ -120,12 +86,7 @@ def describe(row: Mapping[str, Any], threshold: float | None) -> list[tuple[str,
         said.append(("Probability of infarction", score_words(row, threshold)))
     else:
         said.append(("Rejected", reason_words(row)))
-    importance = importance_of(row)
-    if importance is not None:
-        said += [("Leading leads", _leads_words(importance) or "none speaks for infarction")]
-        walls = territory_importance(importance)
-        listed = ", ".join(f"{wall} {figure(value, 2, signed=True)}" for wall, value in walls.items())
-        said += [("Territory", f"{leading_territory(walls) or 'none leads'} ({listed})")]
+    said += _explained_words(explanation_of(row))
     if row["duration_s"] is not None:
         said.append(("Quality", "; ".join(quality_words(row["quality_flags"])) or "nothing doubtful"))
     said.append(("Recording", _recording_words(row)))
@@ -134,8 +95,22 @@ def describe(row: Mapping[str, Any], threshold: float | None) -> list[tuple[str,
     return said
 
 
+def _explained_words(explanation: Explanation) -> list[tuple[str, str]]:
+    said = []
+    if territories := explanation.parts.get("territory"):
+        listed = ", ".join(f"{wall} {territories.words(at)}" for at, wall in enumerate(territories.names))
+        said.append(("Leading territory", explanation.leading_words or "none speaks for infarction"))
+        said.append(("Territories", f"{listed}; {territories.donors} donors, operator 'territory'"))
+    if explanation.findings is not None:
+        said.append(("Findings", findings_words(explanation.findings)))
+    if leads := explanation.parts.get("lead"):
+        words = leads_words(leads) or "none speaks for infarction"
+        said.append(("Leading leads", f"{words}; {leads.donors} donors, operator 'lead'"))
+    return said
+
+
 def plot_head(row: Mapping[str, Any], threshold: float | None, *, rank: int | None = None) -> list[str]:
-    """Return the lines above an ECG: at most seven, so that they stand beside the importance."""
+    """Return the lines above an ECG, without its findings: at most six, so that they stand beside the importance."""
     acquired = row["acquired_at"]
     where = [f"{kind} {_place(row[kind])}" for kind in ("site", "device") if row[kind]]
     before = "" if rank is None else f"{rank}. "
@@ -147,19 +122,14 @@ def plot_head(row: Mapping[str, Any], threshold: float | None, *, rank: int | No
     lines.append(" · ".join([person(row), *([] if acquired is None else [f"{acquired:%Y-%m-%d %H:%M}"]), *where]))
     if row["patient_key"]:
         lines.append(f"patient {row['patient_key']}")
-    importance = importance_of(row)
-    if importance is not None and (leads := _leads_words(importance)):
-        wall = leading_territory(territory_importance(importance))
-        lines.append(f"leading leads {leads}" + (f" · territory {wall}" if wall else ""))
-    if row["quality_flags"]:
-        lines.append(f"quality: {row['quality_flags'].replace(',', ', ')}")
-    lines.append(f"model {row['model_name']} {row['model_version']} · run {row['run_id']}")
+    explanation = explanation_of(row)
+    if explanation.leading_words:
+        lines.append(f"leading territory {explanation.leading_words}")
+    elif (leads := explanation.parts.get("lead")) and (words := leads_words(leads)):
+        lines.append(f"leading leads {words}")
+    quality = [f"quality: {row['quality_flags'].replace(',', ', ')}"] if row["quality_flags"] else []
+    lines.append(" · ".join([*quality, f"model {row['model_name']} {row['model_version']}", f"run {row['run_id']}"]))
     return lines
-
-
-def _leads_words(importance: np.ndarray) -> str:
-    of = dict(zip(LEADS, importance.tolist(), strict=True))
-    return ", ".join(f"{lead} {figure(of[lead], 2, signed=True)}" for lead in leading_leads(importance))
 
 
 def _recording_words(row: Mapping[str, Any]) -> str:
@@ -182,23 +152,36 @@ def _place(name: str | None) -> str:
 # --- What it rests on ------------------------------------------------------------------------------------------------
 
 
-def threshold_of(runs: Folder, bundle_sha256: str) -> float:
-    """Return the threshold of a bundle that is kept beside the runs; only its ``bundle.json`` is read.
+@dataclass(frozen=True)
+class ModelBehind:
+    """What of the bundle behind a row is needed to tell of it."""
+
+    threshold: float  # on the calibrated probability
+    preprocessing: Preprocessing
+
+
+def model_behind(runs: Folder, bundle_sha256: str) -> ModelBehind:
+    """Return facts of a bundle that is kept beside the runs; only its ``bundle.json`` is read.
 
     Raises
     ------
     UserError
-        It is not there, damaged, or of another bundle.
+        It is not there, damaged, or of another bundle or program.
     """
     name = f"models/{bundle_sha256}/{MANIFEST}"
     try:
         facts = decode_manifest(runs.read(name), f"{runs.url}/{name}")
         if facts["sha256"] != bundle_sha256:
             raise UserError(f"{runs.url}/{name} is of another model than its folder says; restore it from a copy")
-        return float(facts["threshold"]["probability"])
+        preprocessing = Preprocessing(**facts["input_contract"]["preprocessing"])
+        return ModelBehind(float(facts["threshold"]["probability"]), preprocessing)
     except FileNotFoundError as error:
         raise UserError(
             f"{runs.url}/{name}, the model behind these rows, is not there; restore it from a copy"
+        ) from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{runs.url}/{name} has settings that this program does not know; use the version of screening that made it"
         ) from error
 
 
@@ -237,16 +220,16 @@ def draw(
     recording: Recording,
     threshold: float | None,
     *,
+    windows: Mapping[str, np.ndarray] | None = None,
     form: Literal["png", "svg"],
     rank: int | None = None,
 ) -> bytes:
-    """Return the ECG of a row with its importance, as PNG or SVG."""
+    """Return the ECG of a row with its importance, as PNG or SVG; ``windows`` are those of `amplitudes.measured`."""
     return ecg_plot(
         recording.signal_mV,
         recording.rate_hz,
         head=plot_head(row, threshold, rank=rank),
-        importance=importance_of(row),
-        importance_se=row["importance_se"],
+        explanation=explanation_of(row, windows),
         form=form,
     )
 

@@ -68,14 +68,15 @@ class ProtectedHistogram:
 
 @dataclass(frozen=True)
 class ProtectedImportance:
-    """Lead importance over the flagged patients of a category; None where there are too few."""
+    """Importance of an operator's parts over the flagged patients of a category; None where there are too few."""
 
     dimension: str
     category: str
     patients: int | None
-    mean: tuple[float, ...] | None  # (12,), in logits, to two places
+    mean: tuple[float, ...] | None  # (parts,), in logits, to two places
     sd: tuple[float, ...] | None
-    leading: tuple[int | None, ...] | None  # (12,), patients by the lead of greatest importance
+    leading: tuple[int | None, ...] | None  # of tallies.LEADING, patients by the part of greatest importance
+    operator: str = "lead"  # as ledgers say that name none
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from screening.contract import LEADS
+from screening.contract import PREFIX_OF
 from screening.report.suppression import Figures
-from screening.report.tallies import CountTable, Tallies
+from screening.report.tallies import LEADING, CountTable, Tallies
 
 Key = tuple[str, str, str, str]
 """Family, dimension, row, column of a figure; the column is "*" for a row's total."""
 FAMILIES = ("records", "reasons", "patients")
+IMPORTANCES = tuple(PREFIX_OF[operator] for operator, parts in LEADING.items() if parts)
+"""Families of counts of patients by the part that leads."""
 
 _COSTS = {"all": 200.0, "flow": 200.0, "sex": 4.0, "age": 3.0, "year": 3.0, "runs": 50.0}
 """What hiding a figure of a dimension costs, where it is not 1."""
@@ -226,33 +228,48 @@ class System:
                     self._at_most(self.index["patients", dimension, row, "*"], scored)
 
     def _importance(self, tallies: Tallies) -> None:
-        everybody = None
-        for one in sorted(tallies.importance, key=lambda one: one.dimension != "all"):
-            base = ("importance", one.dimension, one.category)
-            whole = self._add((*base, "*"), one.patients)
-            self._sum(whole, [self._add((*base, lead), int(n)) for lead, n in zip(LEADS, one.leading, strict=True)])
-            row = one.category
-            if one.dimension == "all":
-                everybody = one.category
-                table = tallies.patients.get("all")
-                row = table.rows[0] if table is not None and len(table.rows) == 1 else row
-            flagged = [self._get("patients", one.dimension, row, f"flagged {sha}") for sha in self.models]
-            cells = [cell for cell in flagged if cell is not None]
-            if cells:
-                all_flagged = cells[0]
-                if len(cells) > 1:
-                    all_flagged = self._hidden("flagged", sum(self.values[cell] for cell in cells))
-                    self._sum(all_flagged, cells)
-                self._at_most(whole, all_flagged)
-        if everybody is None:
-            return
-        for dimension in {one.dimension for one in tallies.importance} - {"all"}:
-            rows = [one.category for one in tallies.importance if one.dimension == dimension]
-            for column in (*LEADS, "*"):
-                self._sum(
-                    self.index["importance", "all", everybody, column],
-                    [self.index["importance", dimension, row, column] for row in rows],
-                )
+        """Each operator's explained patients are flagged ones, and add up over the parts that lead and over categories.
+
+        Operators explain the same patients as a rule: equal counts are one figure. Of patients whom one operator explained and
+        another did not, the few are protected like any few. How many had beats, so that waves could be exchanged, is no figure.
+        """
+        counted = [one for one in tallies.importance if LEADING[one.operator]]
+        explained: dict[tuple[str, str], int] = {}
+        for one in sorted(counted, key=lambda one: (one.dimension != "all", -one.patients)):
+            base = (PREFIX_OF[one.operator], one.dimension, one.category)
+            more = explained.get(base[1:])
+            whole = self._same((*base, "*"), one.patients, more)
+            if more is None:
+                explained[base[1:]] = whole
+                flagged = self._flagged(tallies, one.dimension, one.category)
+                if flagged is not None:
+                    self._at_most(whole, flagged)
+            elif whole != more:
+                rest = self._hidden("explained otherwise", self.values[more] - one.patients, sensitive=True)
+                self.sums.append((more, [whole, rest]))
+            parts = zip(LEADING[one.operator], one.leading, strict=True)
+            self._sum(whole, [self._add((*base, part), int(n)) for part, n in parts])
+        for operator in {one.operator for one in counted}:
+            family = PREFIX_OF[operator]
+            for dimension in ("sex", "site"):
+                rows = [one.category for one in counted if (one.operator, one.dimension) == (operator, dimension)]
+                for column in (*LEADING[operator], "*"):
+                    cells = [self.index[family, dimension, row, column] for row in rows]
+                    if cells:
+                        self._sum(self.index[family, "all", "all", column], cells)
+
+    def _flagged(self, tallies: Tallies, dimension: str, category: str) -> int | None:
+        """Return the flagged patients of a category, by whichever model."""
+        table = tallies.patients.get("all")
+        if dimension == "all" and table is not None and len(table.rows) == 1:
+            category = table.rows[0]
+        flagged = [self._get("patients", dimension, category, f"flagged {sha}") for sha in self.models]
+        cells = [cell for cell in flagged if cell is not None]
+        if len(cells) < 2:
+            return cells[0] if cells else None
+        together = self._hidden("flagged", sum(self.values[cell] for cell in cells))
+        self._sum(together, cells)
+        return together
 
     def _flow(self, tallies: Tallies) -> None:
         flow = {name: int(count) for name, count in tallies.flow.items()}

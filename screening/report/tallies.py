@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from screening.contract import LEADS, TERRITORIES
+
 UNKNOWN, OTHER = "(unknown)", "(other)"
 """Categories for what the archive does not state, and for the small ones together; brackets keep them apart from names."""
 
 DIMENSIONS = ("sex", "age", "site", "device", "year", "month")
 """What patients and records are divided by. Months are YYYY-MM, years YYYY; the first of each is the earliest."""
+
+
+NO_TERRITORY = "none"
+LEADING: dict[str, tuple[str, ...]] = {"territory": (*TERRITORIES, NO_TERRITORY), "wave": (), "lead": LEADS}
+"""Operators whose importances are summed up -> the parts by which patients are counted. The lead of greatest importance may be
+below zero; a territory leads only above."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Importance:
-    """Lead importance over the flagged, explained index ECGs of a category."""
+    """Importance of an operator's parts over the flagged index ECGs of a category that it explained."""
 
+    operator: str  # of `LEADING`
     dimension: str  # "all", "sex" or "site"
     category: str
     patients: int
-    mean: np.ndarray  # float64 (12,), in logits, in contract.LEADS
-    sd: np.ndarray  # float64 (12,), between patients
-    leading: np.ndarray  # int64 (12,), patients by the lead of greatest importance
+    mean: np.ndarray  # float64 (parts,), in logits, in contract.OPERATORS
+    sd: np.ndarray  # float64 (parts,), between patients
+    leading: (
+        np.ndarray
+    )  # int64 (of `LEADING`,), patients by the part of greatest importance; they add up to the patients
 
 
 @dataclass(frozen=True)

@@ -26,29 +26,24 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from screening.archive.reader import ArchiveReader
-from screening.attribution.territories import LEADS_OF, TERRITORIES
-from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, Status
+from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, TERRITORIES, Status
 from screening.recording import Recording
+from screening.report.amplitudes import measured
+from screening.report.explained import MOST_LEADING, explanation_of, how_to_read
 from screening.report.facts import Joined, told
 from screening.report.patient import (
-    HOW_TO_READ,
-    MOST_LEADING,
+    ModelBehind,
     catalogued,
     describe,
     draw,
-    importance_of,
     inline,
-    leading_leads,
-    leading_territory,
+    model_behind,
     pages,
     person,
     probability_words,
     read_as_scored,
-    territory_importance,
-    threshold_of,
 )
 from screening.report.render import harmless
-from screening.run.current import Current
 from screening.storage import Folder
 
 PATIENTS_A_PAGE, ROWS_A_PAGE = 25, 500
@@ -66,8 +61,10 @@ _COLUMNS = [
 CSV_COLUMNS = (
     "rank",
     *("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device", "probability", "logit"),
-    *("threshold", "leading_leads", "territory"),
+    *("threshold", "leading_territory", "findings", "leading_leads"),
     *(f"territory_{wall}" for wall in TERRITORIES),
+    *(f"territory_se_{wall}" for wall in TERRITORIES),
+    "territory_donors",
     *(f"importance_{lead}" for lead in LEADS),
     *("importance_se", "importance_donors", "quality_flags", "duration_s", "record_sha256"),
     *("model_name", "model_version", "bundle_sha256", "run_id", "ecg"),
@@ -97,6 +94,7 @@ class Entry:
     acquired: str
     person: str
     territory: str
+    findings: str
     leads: str
     said: list[tuple[str, str]] = field(default_factory=list)
     svg: Markup | None = None
@@ -150,11 +148,14 @@ def write_worklist(
         _list_flagged(db, patients)
         total = min(flagged, patients)
         detailed = min(plots, total)
-        models = _models(db, current)
+        models = _models(db)
+        behind = {sha256: model_behind(current.runs, sha256) for sha256 in models}
+        for sha256, model in models.items():
+            model["threshold"] = behind[sha256].threshold
         first = db.execute("SELECT record_id FROM worklist ORDER BY rank LIMIT ?", [detailed]).fetchall()
         held = catalogued(catalog, [record_id for (record_id,) in first], with_location=True)
         places = {record_id: str(row["location"]) for record_id, row in held.items()}
-        artist = _Artist(ArchiveReader(catalog.root_url, storage_options), places, models, progress)
+        artist = _Artist(ArchiveReader(catalog.root_url, storage_options), places, behind, progress)
         facts: dict[str, Any] = {"models": models, "rule": frame.index_rule, "since": frame.since, "until": frame.until}
         facts["flagged"] = flagged
         book = _Book(folder, total, detailed, facts)
@@ -200,15 +201,12 @@ def _batches(db: Any) -> Iterator[pa.RecordBatch]:
     return (batch for batch in reader if batch.num_rows)
 
 
-def _models(db: Any, current: Current) -> dict[str, dict[str, Any]]:
-    """Return bundle_sha256 -> name, version, threshold and patients, of the bundles behind the rows."""
+def _models(db: Any) -> dict[str, dict[str, Any]]:
+    """Return bundle_sha256 -> name, version and patients, of the bundles behind the rows."""
     found = db.execute("""
         SELECT bundle_sha256, any_value(model_name), any_value(model_version), count(*) FROM worklist
         GROUP BY 1 ORDER BY 4 DESC, 1""").fetchall()
-    return {
-        sha256: {"name": name, "version": version, "threshold": threshold_of(current.runs, sha256), "patients": n}
-        for sha256, name, version, n in found
-    }
+    return {sha256: {"name": name, "version": version, "patients": n} for sha256, name, version, n in found}
 
 
 def _csv_rows(
@@ -216,7 +214,6 @@ def _csv_rows(
 ) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a batch, made by column: there may be a million."""
     importance = np.column_stack([batch[f"importance_{lead}"].to_numpy(zero_copy_only=False) for lead in LEADS])
-    walls = importance.astype(np.float64) @ _WALL_MEANS
     order = np.argsort(-importance, axis=1, kind="stable")[:, :MOST_LEADING]
     above = np.take_along_axis(importance, order, axis=1) > 0
     columns: dict[str, list[Any]] = {
@@ -228,11 +225,6 @@ def _csv_rows(
         " ".join([LEADS[lead] for lead, speaks in zip(*both, strict=True) if speaks])
         for both in zip(order.tolist(), above.tolist(), strict=True)
     ]
-    columns["territory"] = [
-        TERRITORIES[wall] if speaks else ""
-        for wall, speaks in zip(walls.argmax(axis=1).tolist(), (walls.max(axis=1) > 0).tolist(), strict=True)
-    ]
-    columns |= {f"territory_{wall}": _cells(walls[:, at].tolist()) for at, wall in enumerate(TERRITORIES)}
     columns["ecg"] = _cells(ecg)
     return zip(*(columns[name] for name in CSV_COLUMNS), strict=True)
 
@@ -248,7 +240,6 @@ def _cells(values: list[Any]) -> list[Any]:
 
 
 _harmless = lru_cache(4096)(harmless)  # names of sites, devices and models come again and again
-_WALL_MEANS = np.array([[(lead in LEADS_OF[wall]) / len(LEADS_OF[wall]) for wall in TERRITORIES] for lead in LEADS])
 
 
 # --- ECGs ------------------------------------------------------------------------------------------------------------
@@ -261,22 +252,23 @@ class _Artist:
         self,
         reader: ArchiveReader,
         places: Mapping[str, str],
-        models: Mapping[str, Mapping[str, Any]],
+        models: Mapping[str, ModelBehind],
         progress: Callable[[int], object] | None,
     ) -> None:
         self._reader, self._places, self._models, self._progress = reader, places, models, progress
         self._failures = self.drawn = self.lost = 0
 
     def entry(self, rank: int, row: Mapping[str, Any], most_detailed: int) -> Entry:
-        importance = importance_of(row)
-        threshold = self._models[row["bundle_sha256"]]["threshold"]
+        explanation = explanation_of(row)
+        model = self._models[row["bundle_sha256"]]
         more: dict[str, Any] = {}
         detailed = rank <= most_detailed
         if detailed:
             found = self._read(row)
             if isinstance(found, Recording):
                 self.drawn += 1
-                more["svg"] = inline(draw(row, found, threshold, form="svg", rank=rank))
+                windows = measured(found, model.preprocessing).windows if "wave" in explanation.parts else {}
+                more["svg"] = inline(draw(row, found, model.threshold, windows=windows, form="svg", rank=rank))
             else:
                 self.lost += 1
                 more["lost"] = found
@@ -288,9 +280,10 @@ class _Artist:
             probability=probability_words(row["probability"]),
             acquired="" if row["acquired_at"] is None else f"{row['acquired_at']:%Y-%m-%d}",
             person=person(row),
-            territory="" if importance is None else leading_territory(territory_importance(importance)),
-            leads="" if importance is None else ", ".join(leading_leads(importance)),
-            said=describe(row, threshold) if detailed else [],
+            territory=explanation.leading_words,
+            findings=explanation.findings or "",
+            leads=", ".join(explanation.leading_leads),
+            said=describe(row, model.threshold) if detailed else [],
             **more,
         )
 
@@ -344,7 +337,7 @@ class _Book:
             .get_template("worklist.html")
             .render(
                 notice=NOTICE,
-                how_to_read=HOW_TO_READ,
+                how_to_read=how_to_read(("territory", "wave", "lead")),
                 number=self._page,
                 pages=[
                     (page_name(at), a, b) for at, (a, b) in enumerate(zip(starts, self._ends, strict=True), start=1)

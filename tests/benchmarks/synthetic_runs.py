@@ -23,7 +23,16 @@ import pyarrow.compute as pc
 from screening.archive.catalog import SCHEMA_VERSION, Catalog, open_catalog
 from screening.archive.labels import PRESETS
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, CatalogFiles, open_folder
-from screening.contract import LEADS, NOTICE, Reason, Status, result_schema
+from screening.contract import (
+    NOTICE,
+    OPERATORS,
+    PREFIX_OF,
+    TERRITORIES,
+    Reason,
+    Status,
+    importance_column,
+    result_schema,
+)
 from screening.model.bundle import PRETRAINED, load_bundle
 from screening.run.bundles import store_bundle
 from screening.run.ledger import ShardSummary, footer, publish
@@ -37,6 +46,11 @@ RECORDS_A_PATIENT = 1.5
 SITES, DEVICES = 30, 12
 THRESHOLD = 0.3
 REASONS = [Reason.NOISE, Reason.FLAT_LEAD, Reason.MISSING_LEADS, Reason.TOO_SHORT, Reason.CLIPPED]
+FINDINGS = [
+    "",
+    "Pathological Q in the inferior leads (Q: III 45 ms 0.32 mV).",
+    "Inverted T in the lateral leads (T: V6 -0.21 mV).",
+]
 FLAG_SETS = ["", "noise", "mains", "baseline", "noise,mains", "baseline,amplitude"]
 
 
@@ -152,8 +166,6 @@ def drawn_results(carried: pa.Table, plan: Plan, shard: int) -> pa.Table:
         "logit": pc.if_else(scored, pa.array(logit), None),
         "probability": pc.if_else(scored, pa.array(probability), None),
         "flagged": pc.if_else(scored, pa.array(flagged), None),
-        "importance_se": pc.if_else(explained, pa.scalar(0.05, pa.float32()), None),
-        "importance_donors": pc.if_else(explained, pa.scalar(8, pa.int16()), None),
         "duration_s": pa.array(np.full(n, 10, np.float32)),
         "source_rate_hz": pa.array(np.full(n, 500, np.float32)),
         "quality_flags": _chosen(FLAG_SETS, random, n, np.array([80, 8, 5, 4, 2, 1])),
@@ -165,15 +177,33 @@ def drawn_results(carried: pa.Table, plan: Plan, shard: int) -> pa.Table:
             for name, value in plan.results_identity.items()
         },
     }
-    for lead in LEADS:
-        values = pa.array(random.normal(0.1, 0.4, n).astype(np.float32))
-        columns[f"importance_{lead}"] = pc.if_else(explained, values, None)
+    columns |= drawn_explanations(random, explained)
     schema = result_schema()
     for name in schema.names:
         if name.endswith(("_fraction", "_mV")):
             columns[name] = pa.array(random.gamma(1.5, 0.02, n).astype(np.float32))
         columns.setdefault(name, pa.nulls(n, schema.field(name).type))
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def drawn_explanations(random: np.random.Generator, explained: pa.BooleanArray) -> dict[str, pa.Array]:
+    """Return made-up columns of the operators that a run has by default."""
+    n = len(explained)
+    columns: dict[str, pa.Array] = {}
+    for operator in ("lead", "territory", "wave"):
+        prefix, parts = PREFIX_OF[operator], OPERATORS[operator]
+        names = [importance_column(operator, part) for part in parts]
+        values = random.normal(0.1, 0.4, (len(parts), n)).astype(np.float32)
+        errors = [f"{prefix}_se_{part}" for part in parts] if operator == "territory" else [f"{prefix}_se"]
+        columns |= {name: pc.if_else(explained, pa.array(row), None) for name, row in zip(names, values, strict=True)}
+        columns |= {name: pc.if_else(explained, pa.scalar(0.05, pa.float32()), None) for name in errors}
+        columns[f"{prefix}_donors"] = pc.if_else(explained, pa.scalar(8, pa.int16()), None)
+        if operator == "territory":
+            leading = pa.array(TERRITORIES).take(pa.array(values.argmax(axis=0)))
+            above = pa.array(values.max(axis=0) > 0)
+            columns["leading_territory"] = pc.if_else(pc.and_(explained, above), leading, None)
+    columns["findings"] = pc.if_else(explained, pa.array(FINDINGS).take(pa.array(random.integers(0, 3, n))), None)
+    return columns
 
 
 def _write_shards(run: Folder, plan: Plan, shards: range) -> list[ShardSummary]:
@@ -217,7 +247,7 @@ def make_run(runs: Path, catalog: Catalog, *, shard_records: int = SHARD_RECORDS
             "input_contract_sha256": bundle.input_contract_sha256,
         },
         donor_set=None,
-        settings={"attribution": "flagged"},
+        settings={"attribution": "flagged", "operators": ["lead", "territory", "wave"]},
         quality={},
         fingerprint={},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,13 @@ import pytest
 
 from screening.archive.catalog import build_catalog
 from screening.archive.identity import PseudonymKey
-from screening.contract import LEADS, NOTICE
+from screening.contract import LEADS, NOTICE, OPERATORS, TERRITORIES, WAVES
 from screening.errors import UserError
 from screening.run.current import forget, refresh
-from tests.report.screened import REJECTED, Screened, importance, screen
+from tests.report.screened import REJECTED, Screened, importance, screen, territories, waves
 
-EXPLAINED, UNEXPLAINED, NOISY, LOST = 3, 5, 9, 13
+EXPLAINED, UNEXPLAINED, NOISY, LOST, LEADS_ONLY = 3, 5, 9, 13, 15
+FOUND = "Pathological Q in the inferior leads (Q: III 45 ms 0.32 mV)."
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -51,7 +53,17 @@ def screened(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Screened:
     def result(at: int, record_id: str) -> dict[str, Any]:
         if at == NOISY:
             return dict(REJECTED)
-        return {"probability": 0.9, **importance(V2=1.5, III=-0.25)} if at == EXPLAINED else {}
+        if at == LEADS_ONLY:
+            return {"probability": 0.9, **importance(V2=1.5)}
+        if at != EXPLAINED:
+            return {}
+        of_waves = waves(FOUND, QRS_inferior=0.75, T_lateral=-0.5)
+        return {
+            "probability": 0.9,
+            **importance(V2=1.5, III=-0.25),
+            **territories(inferior=2.0, septal=-1.0),
+            **of_waves,
+        }
 
     return screen(folder, folder / "archive", result)
 
@@ -75,15 +87,32 @@ def test_a_flagged_record_is_told_with_its_leads(
     code, out, _ = explain(ids[EXPLAINED], *where)
     assert code == 0
     assert "Probability of infarction  0.900, flagged (threshold 0.3); logit 2.20" in out
-    assert "Leading leads              V2 +1.50" in out
-    assert "Territory                  septal (septal +0.75," in out
+    assert "Leading territory          inferior +2.00 (+1.22 to +2.78)\n" in out
+    assert "Territories                septal −1.00 (−1.20 to −0.80), anterior 0 (" in out
+    assert f"Findings                   {FOUND}\n" in out
+    assert "Leading leads              V2 +1.50; 8 donors, operator 'lead'" in out
     assert f"Run                        {screened.run_id}" in out
-    assert "Importance of the leads in logits (8 donors, standard error 0.05;" in out
-    bars = {line.split()[0]: line.split() for line in out.splitlines() if line.split()[:1] and line.split()[0] in LEADS}
+    assert "Leads, each alone (operator 'lead', 8 donors, standard error 0.05, the mean over them)" in out
+    assert "Territories (operator 'territory', 16 donors)" in out
+    assert "Waves by territory (operator 'wave', 4 donors, standard error 0.10, the mean over them)" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["inferior", "+2.00", "(+1.22", "to", "+2.78)", "#" * 30] in lines
+    assert ["septal", "−1.00", "(−1.20", "to", "−0.80)", "-" * 15] in lines
+    assert [*WAVES] in lines
+    assert ["inferior", "0", "+0.75", "0", "0"] in lines
+    assert ["lateral", "0", "0", "0", "−0.50"] in lines
+    table = [line.split() for line in out.splitlines() if re.match(rf"  ({'|'.join(LEADS)}) ", line)]
+    bars = {line[0]: line for line in table[:12]}
     assert list(bars) == list(LEADS)
     assert bars["V2"][1:] == ["+1.50", "#" * 30]
-    assert bars["III"][1:] == ["-0.25", "-" * 5]
+    assert bars["III"][1:] == ["−0.25", "-" * 5]
     assert len(bars["V5"]) == 2
+    amplitudes = {line[0]: line[1:] for line in table[12:]}
+    assert list(amplitudes) == list(LEADS)
+    assert {len(cells) for cells in amplitudes.values()} == {8}
+    assert "Above zero the part speaks for infarction, below zero against it." in out
+    assert "not the place of an infarct, and no diagnosis" in " ".join(out.split())
+    assert "was not computed" not in out
     assert NOTICE in out
 
 
@@ -91,9 +120,51 @@ def test_a_record_without_importance_says_how_to_get_it(explain: Command, where:
     code, out, _ = explain(ids[UNEXPLAINED], *where)
     assert code == 0
     assert "0.100, not flagged (threshold 0.3)" in out
-    assert "The importance of the leads was not computed: run " in out
+    assert "The importance of leads, territories and waves was not computed: run " in out
     assert "explained flagged records only. To get it: screening run --catalog " in out
-    assert " --attribution all" in out
+    assert " --attribution all --operators lead,territory,wave\n" in out
+    assert "How to read" not in out
+    assert "Amplitudes of the median of " in out
+
+
+def test_a_run_of_leads_alone_says_only_the_leads_and_how_to_get_more(
+    explain: Command, where: list[object], ids: list[str], screened: Screened, ptbxl: Path, tmp_path: Path
+) -> None:
+    def result(at: int, record_id: str) -> dict[str, Any]:
+        return {"probability": 0.9, **importance(V2=1.5)} if at == LEADS_ONLY else {}
+
+    plain = screen(tmp_path, ptbxl, result, operators="lead")
+    _, out, _ = explain(ids[LEADS_ONLY], "--runs", plain.runs.url, "--catalog", plain.catalog)
+    assert "Leading leads              V2 +1.50" in out
+    assert "Leading territory" not in out
+    assert "Findings" not in out
+    assert "Operator 'wave'" not in out
+    assert (
+        f"The importance of territories and waves was not computed: run {plain.run_id} was asked for lead (--operators)."
+        in out
+    )
+    assert " --attribution all --operators lead,territory,wave\n" in out
+    # Asked for, and yet not there: too few donors.
+    _, out, _ = explain(ids[LEADS_ONLY], *where)
+    assert "territories and waves was not computed: there were fewer than two donors of other patients." in out
+
+
+def test_an_archive_that_is_away_costs_the_amplitudes_only(
+    explain: Command, screened: Screened, ids: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(screened.archive.parent, folder)
+    away = folder / "catalog"
+    shutil.rmtree(away)
+    build_catalog(str(folder / "archive"), str(away), deidentified=True)
+    shutil.rmtree(folder / "archive")
+    where = ["--runs", screened.runs.url, "--catalog", away]
+    code, out, _ = explain(ids[EXPLAINED], *where)
+    assert code == 0
+    assert FOUND in out
+    assert "The amplitudes were not measured: the archive could not be read (FileNotFoundError)." in out
+    with pytest.raises(FileNotFoundError):
+        explain(ids[EXPLAINED], *where, "--out", tmp_path / "ecg.png")
 
 
 def test_a_rejected_record_says_why_in_words(explain: Command, where: list[object], ids: list[str]) -> None:
@@ -113,8 +184,20 @@ def test_json_has_the_row_and_what_follows_from_it(explain: Command, where: list
     assert facts["threshold"] == 0.3
     assert facts["row"]["record_id"] == ids[EXPLAINED]
     assert facts["row"]["importance_V2"] == 1.5
-    assert (facts["leading_leads"], facts["territory"], facts["remarks"]) == (["V2"], "septal", [])
-    assert facts["territories"]["septal"] == 0.75
+    assert (facts["leading_leads"], facts["leading_territory"], facts["remarks"]) == (["V2"], "inferior", [])
+    assert facts["findings"] == FOUND
+    assert list(facts["importance"]) == ["territory", "wave", "lead"]
+    for operator, donors in {"territory": 16, "wave": 4, "lead": 8}.items():
+        assert facts["importance"][operator]["donors"] == donors
+        assert list(facts["importance"][operator]["parts"]) == list(OPERATORS[operator])
+    inferior = facts["importance"]["territory"]["parts"]["inferior"]
+    assert inferior == pytest.approx({"mean": 2.0, "se": 0.4, "low": 2.0 - 0.784, "high": 2.784}, abs=1e-6)
+    assert facts["importance"]["territory"]["standard_error"] == "of each part"
+    assert facts["importance"]["wave"]["standard_error"] == "mean over the parts"
+    assert list(facts["amplitudes"]["leads"]) == list(LEADS)
+    assert 40 < facts["amplitudes"]["rate_bpm"] < 150
+    assert facts["amplitudes"]["leads"]["II"]["r_mV"] > 0.1
+    assert any("Operator 'territory'" in sentence for sentence in facts["how_to_read"])
     assert "T" in facts["row"]["acquired_at"]
 
 
@@ -139,12 +222,19 @@ def test_a_file_is_for_its_owner_alone(
         assert data.startswith(b"\x89PNG")
     elif name.endswith("SVG"):
         words = [text.text for text in ElementTree.fromstring(data).iter("{http://www.w3.org/2000/svg}text")]
-        assert {"Lead importance, in logits", f"record {ids[EXPLAINED]}", "+1.50"} <= set(words)
+        assert {"Importance, in logits", f"record {ids[EXPLAINED]}", "+1.50", FOUND} <= set(words)
+        assert {*TERRITORIES, *WAVES, "leading territory inferior +2.00 (+1.22 to +2.78)"} <= set(words)
+        assert any("hatched blue" in word for word in words if word)
     else:
         assert data.count(b"<svg") == 1
         assert b"<script" not in data
         assert b"default-src 'none'" in data
-        assert b"operator &#39;lead&#39;" in data
+        assert data.count(b"<table>") == 4  # territories, waves, leads, amplitudes
+        text = data.decode()
+        for operator in ("territory", "wave", "lead"):
+            assert f"Operator &#39;{operator}&#39;" in text.split("How to read this")[1]
+        assert text.count(FOUND) >= 1
+        assert "<caption>Amplitudes of each lead</caption>" in text
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
@@ -155,7 +245,7 @@ def test_a_rejected_record_is_drawn_if_it_can_be_read(
     assert code == 0
     text = (tmp_path / "noisy.svg").read_text()
     assert "Rejected, not scored: noise: noise hides the ECG" in text
-    assert "Lead importance" not in text
+    assert "Importance" not in text
     code, _, err = explain(ids[LOST], *where, "--out", tmp_path / "lost.png")
     assert code == 1
     assert f"record {ids[LOST]} has no ECG to draw: a file of the record is not in the archive" in err

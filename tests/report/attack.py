@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-from screening.contract import LEADS
+from screening.contract import PREFIX_OF
 from screening.report.disclosure import COARSE, Protected, Released
-from screening.report.tallies import CountTable, Tallies
+from screening.report.tallies import LEADING, CountTable, Importance, Tallies
 
 Name = tuple[str, ...]
 OVERLAPPING = ("year", "month")  # a patient may be counted in several
@@ -218,24 +218,38 @@ def _flow(intruder: Intruder, night: str, tallies: Tallies, released: Released) 
 
 
 def _importance(intruder: Intruder, night: str, tallies: Tallies, released: Released) -> None:
+    """What each operator explained adds up; whom one explained and another did not is a group too.
+
+    Waves have no counts of their own: the number beside them must be that of the territories.
+    """
+    held: dict[tuple[str, str], dict[str, Importance]] = defaultdict(dict)
     for truth, shown in zip(tallies.importance, released.importance, strict=True):
-        base = (night, "importance", truth.dimension, truth.category)
+        assert (truth.operator, truth.dimension, truth.category) == (shown.operator, shown.dimension, shown.category)
+        held[truth.dimension, truth.category][truth.operator] = truth
+        if not LEADING[truth.operator]:
+            assert shown.leading is shown.sd is None
+            continue
+        base = (night, PREFIX_OF[truth.operator], truth.dimension, truth.category)
         intruder.count((*base, "*"), truth.patients, shown=shown.patients is not None)
-        for i, lead in enumerate(LEADS):
+        for i, part in enumerate(LEADING[truth.operator]):
             there = shown.leading is not None and shown.leading[i] is not None
-            intruder.count((*base, lead), int(truth.leading[i]), shown=there)
-        intruder.parts((*base, "*"), [(*base, lead) for lead in LEADS])
+            intruder.count((*base, part), int(truth.leading[i]), shown=there)
+        intruder.parts((*base, "*"), [(*base, part) for part in LEADING[truth.operator]])
         flagged = [name for name in tallies.patients["all"].columns if name.startswith("flagged")]
         if len(flagged) == 1:
             intruder.parts((night, "patients", truth.dimension, truth.category, flagged[0]), [(*base, "*")], "<=")
-    for dimension in ("sex", "site"):
-        for column in (*LEADS, "*"):
-            cells = [
-                (night, "importance", dimension, one.category, column)
-                for one in tallies.importance
-                if one.dimension == dimension
-            ]
-            intruder.parts((night, "importance", "all", "all", column), cells)
+    for (dimension, category), of in held.items():
+        more, less = of["lead"], of["territory"]
+        rest = (night, "lead without territory", dimension, category)
+        intruder.count(rest, more.patients - less.patients, shown=False)
+        whole, part = ((night, PREFIX_OF[one.operator], dimension, category, "*") for one in (more, less))
+        intruder.parts(whole, [part, rest])
+    for operator, parts in LEADING.items():
+        for dimension in ("sex", "site"):
+            for column in (*parts, "*") if parts else ():
+                rows = [category for of, category in held if of == dimension]
+                cells = [(night, PREFIX_OF[operator], dimension, category, column) for category in rows]
+                intruder.parts((night, PREFIX_OF[operator], "all", "all", column), cells)
 
 
 def small(intruder: Intruder, threshold: int) -> list[Name]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from screening.contract import LEADS
-from screening.report.tallies import CountTable, Histogram, Importance, ScreenedBy, Tallies
+from screening.contract import LEADS, OPERATORS
+from screening.report.tallies import LEADING, CountTable, Histogram, Importance, ScreenedBy, Tallies
 
 SEXES = ("female", "male", "(unknown)")
 AGES = ("18-29", "30-39", "40-49", "50-59", "60-69", "70-79", "80-89", "90 and over", "(unknown)")
@@ -30,7 +30,9 @@ class Record:
     score: float
     mains: float
     flagged: bool
-    leading: int
+    leading: int  # of LEADS
+    territory: int  # of LEADING["territory"]; -1: only leads were explained
+    beats: bool
     flags: tuple[bool, bool]
 
 
@@ -43,6 +45,7 @@ def records_of(
     years: int = 5,
     prevalence: float = 0.12,
     growing: bool = False,
+    few_without_territory: float = 0.0,
 ) -> list[Record]:
     """Return records of patients 0, 1, ...; a larger archive of the same seed begins with the same patients.
 
@@ -76,6 +79,8 @@ def records_of(
                     float(rng.exponential(0.02)),
                     flagged,
                     int(rng.geometric(0.3) - 1) % len(LEADS),
+                    -1 if rng.random() < few_without_territory else int(rng.geometric(0.4) - 1) % 5,
+                    bool(rng.random() < 0.97),
                     (bool(rng.random() < 0.1), bool(rng.random() < 0.01)),
                 )
             )
@@ -105,6 +110,17 @@ def table(
         ),
         parents=tuple(row[:4] for row in rows) if dimension == "month" else None,
     )
+
+
+def importance_of(operator: str, dimension: str, row: str, flagged: list[Record]) -> Importance:
+    """Return what `distributions.importance` finds of flagged index ECGs."""
+    there = [one for one in flagged if operator == "lead" or one.territory >= 0]
+    there = [one for one in there if operator != "wave" or one.beats]
+    first = [one.leading if operator == "lead" else one.territory for one in there]
+    parts = len(OPERATORS[operator])
+    leading = np.bincount(first if LEADING[operator] else [], minlength=len(LEADING[operator]))
+    mean = np.full(parts, 0.123)
+    return Importance(operator, dimension, row, len(there), mean, np.ones(parts), leading)
 
 
 def tallies_of(records: list[Record], *, models: int = 1, patients_known: int | None = None) -> Tallies:
@@ -145,8 +161,7 @@ def tallies_of(records: list[Record], *, models: int = 1, patients_known: int | 
     for name in ("all", "sex", "site"):
         for row in rows[name]:
             there = [one for one in index.values() if one.flagged and category(one, name) == row]
-            leading = np.bincount([one.leading for one in there], minlength=12)
-            importance.append(Importance(name, row, len(there), np.full(12, 0.123), np.ones(12), leading))
+            importance += [importance_of(operator, name, row, there) for operator in LEADING]
     everyone = {record.patient for record in records}
     return Tallies(
         models=tuple(ScreenedBy("m", str(i), f"{i:064x}", (f"run{i}",)) for i in range(models)),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from screening.archive.catalog import Catalog, build_catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.reader import ArchiveReader
-from screening.contract import LEADS, Reason, Status, result_schema
+from screening.contract import LEADS, OPERATORS, TERRITORIES, Reason, Status, importance_column, result_schema
 from screening.recording import Recording
 from screening.run.bundles import store_bundle
 from screening.run.ledger import finished_shards, footer, publish
@@ -41,9 +41,23 @@ class Screened:
 
 
 def importance(**leads: float) -> dict[str, Any]:
-    """Return the columns of an explained record; leads that are not named have none."""
+    """Return the columns of a record whose leads alone were explained; leads that are not named have none."""
     columns = {f"importance_{lead}": float(leads.get(lead, 0.0)) for lead in LEADS}
     return {**columns, "importance_se": 0.05, "importance_donors": 8}
+
+
+def territories(**walls: float) -> dict[str, Any]:
+    """Return the columns of operator 'territory'; walls that are not named have none. Standard errors are 0.1, 0.2 ..."""
+    columns: dict[str, Any] = {f"territory_{wall}": float(walls.get(wall, 0.0)) for wall in TERRITORIES}
+    columns |= {f"territory_se_{wall}": 0.1 * at for at, wall in enumerate(TERRITORIES, start=1)}
+    leading = max(walls, key=lambda wall: walls[wall])
+    return {**columns, "territory_donors": 16, "leading_territory": leading if walls[leading] > 0 else None}
+
+
+def waves(findings: str, **parts: float) -> dict[str, Any]:
+    """Return the columns of operator 'wave', e.g. QRS_septal=0.5; parts that are not named have none."""
+    columns = {importance_column("wave", part): float(parts.get(part, 0.0)) for part in OPERATORS["wave"]}
+    return {**columns, "wave_se": 0.1, "wave_donors": 4, "findings": findings}
 
 
 def screen(
@@ -52,6 +66,7 @@ def screen(
     result: Callable[[int, str], Mapping[str, Any]],
     *,
     attribution: str = "flagged",
+    operators: str = "lead,territory,wave",
     key: PseudonymKey | None = None,
     shard_records: int = 20,
 ) -> Screened:
@@ -76,7 +91,7 @@ def screen(
             "input_contract_sha256": bundle.input_contract_sha256,
         },
         donor_set=None,
-        settings=RunSettings(attribution=attribution),
+        settings=RunSettings(attribution=attribution, operators=operators),
         quality={},
         shard_records=shard_records,
         fingerprint={},

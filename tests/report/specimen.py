@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from screening.contract import LEADS
+from screening.contract import LEADS, TERRITORIES, WAVES
 from screening.report.disclosure import Protected
 from screening.report.document import (
     HIDDEN,
@@ -31,6 +31,7 @@ from screening.report.figures import (
     interval_figure,
     reliability_figure,
     trend_figure,
+    wave_figure,
 )
 
 SCRIPT = "<script>alert(1)</script>"
@@ -322,11 +323,25 @@ def _flags() -> Section:
 
 
 def _leads() -> Section:
+    waves: list[Cell] = [HIDDEN if n == 5 else round(0.4 * math.sin(n), 2) for n in range(16)]
     values = [0.31, 0.22, 0.12, 0.05, 0.09, 0.11, 0.34, 0.71, 0.52, 0.28, 0.2, -0.03]
     return Section(
         "leads",
         "What drove the flags",
         [
+            importance_figure(
+                "territories",
+                "Importance of territories over flagged patients",
+                [Estimate(0.31, 0.2, 0.42), HIDDEN, Estimate(-0.1, -0.2, 0.0), Estimate(0.7, 0.6, 0.8)],
+                parts=TERRITORIES,
+            ),
+            wave_figure("waves", "Importance of waves by territory", waves, table="waves"),
+            Table(
+                "waves",
+                "Importance of waves by territory",
+                [Column("territory", "Territory"), *(Column(w.lower(), w, "number", 2, signed=True) for w in WAVES)],
+                [(wall, *waves[at::4]) for at, wall in enumerate(TERRITORIES)],
+            ),
             importance_figure(
                 "leads",
                 "Lead importance over flagged patients",

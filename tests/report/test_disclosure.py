@@ -144,7 +144,10 @@ def test_exact_leaves_everything() -> None:
     assert [histogram and histogram.counts for histogram in released.scores] == [
         tuple(one.counts.tolist()) for one in tallies.scores
     ]
-    assert [one.patients for one in released.importance] == [one.patients for one in tallies.importance]
+    pairs = list(zip(tallies.importance, released.importance, strict=True))
+    counted = [(a, b) for a, b in pairs if a.operator != "wave"]
+    assert [b.patients for _, b in counted] == [a.patients for a, _ in counted]
+    assert [list(b.leading or ()) for _, b in counted if b.mean] == [a.leading.tolist() for a, b in counted if b.mean]
 
 
 # --- A whole report, attacked with all its tables at once ------------------------------------------------------------
@@ -206,18 +209,49 @@ def test_the_total_of_a_dimension_is_that_of_everybody() -> None:
                 assert table.total == everybody.row_totals[0]
 
 
-def test_importance_is_shown_with_its_patients_only() -> None:
+@pytest.mark.parametrize("operator", ["lead", "territory"])
+def test_importance_is_shown_with_its_patients_only(operator: str) -> None:
     tallies = tallies_of(records_of(2000, seed=6))
     released = protect_all(tallies, USUAL)
-    for truth, shown in zip(tallies.importance, released.importance, strict=True):
+    both = [(a, b) for a, b in zip(tallies.importance, released.importance, strict=True) if a.operator == operator]
+    for truth, shown in both:
         assert (shown.mean is None) == (shown.sd is None) == (not shown.patients)
         assert truth.patients > 10 or not shown.patients
     for dimension in ("sex", "site"):
-        pairs = [
-            (a, b) for a, b in zip(tallies.importance, released.importance, strict=True) if a.dimension == dimension
-        ]
+        pairs = [(a, b) for a, b in both if a.dimension == dimension]
         hidden = [a.patients for a, b in pairs if b.patients is None]
         assert not sum(hidden) or (len(hidden) > 1 and sum(hidden) > 10)
+
+
+def test_how_many_had_no_beats_is_not_told() -> None:
+    """Waves are shown beside the patients whom the territories explained, and not where few had beats."""
+    tallies = tallies_of(records_of(2000, seed=6))
+    few = [
+        replace(one, patients=10) if one.operator == "wave" and one.category == "male" else one
+        for one in tallies.importance
+    ]
+    assert any(a is not b for a, b in zip(few, tallies.importance, strict=True))
+    released = protect_all(replace(tallies, importance=tuple(few)), USUAL)
+    of = {(one.operator, one.category): one for one in released.importance if one.dimension in ("all", "sex")}
+    truth = {(one.operator, one.category): one.patients for one in tallies.importance if one.dimension == "all"}
+    assert 1 <= truth["territory", "all"] - truth["wave", "all"] <= 10
+    assert of["wave", "all"].patients == of["territory", "all"].patients
+    assert of["wave", "all"].mean == (0.12,) * 16
+    assert of["territory", "male"].mean is not None
+    assert of["wave", "male"].mean is None
+    assert {one.leading for one in released.importance if one.operator == "wave"} == {None}
+
+
+def test_the_few_whom_one_operator_explained_and_another_did_not_are_protected() -> None:
+    tallies = tallies_of(records_of(1500, seed=21, few_without_territory=0.02))
+    more, less = (
+        next(one for one in tallies.importance if one.operator == operator) for operator in ("lead", "territory")
+    )
+    assert 1 <= more.patients - less.patients <= 10
+    released = protect_all(tallies, USUAL)
+    shown = [one for one in released.importance if one.dimension == "all" and one.operator != "wave"]
+    assert sum(one.patients is None for one in shown) == 1
+    assert attack(tallies, released, 10, most=30, seed=1) == {}
 
 
 # --- Two nights ------------------------------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from screening.archive.reader import ArchiveReader
-from screening.contract import LEADS, NOTICE
+from screening.contract import LEADS, NOTICE, OPERATORS, TERRITORIES
 from screening.recording import Recording
-from screening.report.ecg import AGAINST, FOR, WIDTH_MM, ecg_plot, simplified
+from screening.report.ecg import WIDTH_MM, ecg_plot, simplified
+from screening.report.ecg_panel import AGAINST, FOR, tint
+from screening.report.explained import Explanation, Parts
 from screening.report.paper import INK
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -80,6 +82,24 @@ def size_mm(png: bytes) -> tuple[float, float]:
     across, down, unit = struct.unpack(">IIB", chunks(png)[b"pHYs"])
     assert unit == 1
     return 1000 * width / across, 1000 * height / down
+
+
+def parts(operator: str, se: float = 0.1, **values: float) -> Parts:
+    """Return importances of an operator; parts that are not named have none."""
+    names = OPERATORS[operator]
+    return Parts(operator, np.array([values.get(name, 0.0) for name in names]), np.full(len(names), se), 8)
+
+
+def explained(*of: Parts, **rest: object) -> Explanation:
+    return Explanation({one.operator: one for one in of}, **rest)  # type: ignore[arg-type]
+
+
+def boxes_of(root: ElementTree.Element) -> list[tuple[np.ndarray, str]]:
+    """Return (x, y, width, height) and fill of every rectangle but the page."""
+    found = list(root.iter(f"{SVG}rect"))[1:]
+    return [
+        (np.array([float(box.get(k, 0)) for k in ("x", "y", "width", "height")]), box.get("fill", "")) for box in found
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +211,20 @@ def test_a_line_is_thinned_only_as_far_as_it_may_be() -> None:
 
 
 def test_an_svg_is_small_plain_and_the_same_again(recording: Recording) -> None:
-    importance = np.linspace(-1, 1, 12)
+    r = np.arange(0.5, 10, 0.5)  # 120 beats a minute, every wave shaded, half of them hatched
+    windows = {"P": (-0.16, -0.1), "QRS": (-0.05, 0.05), "ST": (0.05, 0.13), "T": (0.13, 0.3)}
+    everything = explained(
+        Parts("lead", np.linspace(-1, 1, 12), np.full(12, 0.1), 8),
+        Parts("territory", np.linspace(-1, 1, 4), np.full(4, 0.1), 8),
+        Parts("wave", np.tile([-1.0, 1.0], 8), np.full(16, 0.1), 8),
+        findings="Pathological Q in the inferior leads.",
+        windows={wave: np.column_stack([r + start, r + end]) for wave, (start, end) in windows.items()},
+    )
     noisy = recording.signal_mV + np.random.default_rng(0).normal(0, 0.05, recording.signal_mV.shape)
     for signal, rate_hz in ((recording.signal_mV, 500.0), (noisy, 500.0), (np.repeat(noisy, 2, axis=1), 1000.0)):
-        svg = ecg_plot(signal, rate_hz, head=["a", "b"], importance=importance, importance_se=0.1, form="svg")
-        assert len(svg) < 150_000
-    first, again = (ecg_plot(recording.signal_mV, 500.0, head=["a"], importance=importance, form="svg") for _ in "ab")
+        svg = ecg_plot(signal, rate_hz, head=["a", "b"], explanation=everything, form="svg")
+        assert len(svg) < 190_000
+    first, again = (ecg_plot(recording.signal_mV, 500.0, head=["a"], explanation=everything, form="svg") for _ in "ab")
     assert first == again
     elements = list(ElementTree.fromstring(first).iter())
     assert {element.tag.removeprefix(SVG) for element in elements} == {"svg", "rect", "path", "text"}
@@ -237,7 +265,9 @@ def test_any_length_and_any_gap_is_drawn(samples: int, form: str) -> None:
     signal[3] = np.nan
     signal[4] = np.inf
     signal[5, : samples // 2] = np.nan
-    made = ecg_plot(signal, 500.0, importance=[np.nan] * 12, form=form)  # type: ignore[arg-type]
+    windows = {"T": np.array([[0.1, 0.3], [9.8, 11.0]])}
+    everything = explained(parts("lead"), parts("territory"), parts("wave", T_septal=1.0), windows=windows)
+    made = ecg_plot(signal, 500.0, explanation=everything, form=form)  # type: ignore[arg-type]
     if form == "png":
         assert size_mm(made)[0] == pytest.approx(WIDTH_MM, abs=0.3)
     else:
@@ -301,24 +331,138 @@ def test_rows_leave_room_for_tall_leads() -> None:
 
 
 def test_importance_is_drawn_as_bars_and_as_tint(step: np.ndarray) -> None:
-    importance = dict.fromkeys(LEADS, 0.0) | {"V2": 2.0, "V3": 1.0, "III": -0.5}
-    svg = ecg_plot(step, 500.0, importance=list(importance.values()), importance_se=0.25, form="svg")
+    svg = ecg_plot(step, 500.0, explanation=explained(parts("lead", V2=2.0, V3=1.0, III=-0.5)), form="svg")
     drawing = measure(svg)
-    boxes = [
-        {k: box.get(k, "") for k in ("x", "y", "width", "height", "fill")} for box in drawing.root.iter(f"{SVG}rect")
-    ]
-    bars = [box for box in boxes if box["fill"] in (FOR, AGAINST) and float(box["height"]) > 0]
-    assert [box["fill"] for box in bars] == [AGAINST, FOR, FOR]  # III, V2, V3
-    against, most, half = (float(box["height"]) for box in bars)
+    boxes = boxes_of(drawing.root)
+    bars = [(box, fill) for box, fill in boxes if fill in (FOR, AGAINST) and box[3] > 0]
+    assert [fill for _, fill in bars] == [AGAINST, FOR, FOR]  # III, V2, V3
+    against, most, half = (box[3] for box, _ in bars)
     assert most == pytest.approx(2 * half, abs=0.02)
     assert against == pytest.approx(half / 2, abs=0.02)
-    tinted = [box for box in boxes if box["width"] == "62.5"]
-    assert len(tinted) == 2  # only what speaks for infarction
-    light = {box["fill"]: sum(int(box["fill"][i : i + 2], 16) for i in (1, 3, 5)) for box in tinted}
-    assert sorted(light.values())[0] < sorted(light.values())[1] < 3 * 255
-    assert {"+2.00", "+1.00", "−0.50"} <= set(drawing.words)
-    assert "Above 0 speaks for infarction (tinted); whisker: ± standard error, mean over leads." in drawing.words
-    assert b"Lead importance" not in ecg_plot(step, 500.0, form="svg")
+    tinted = {fill for box, fill in boxes if box[2] == 62.5}
+    assert tinted == {tint(2.0, 2.0), tint(1.0, 2.0)}  # only what speaks for infarction
+    assert _luminance(tint(2.0, 2.0)) < _luminance(tint(1.0, 2.0)) < 1
+    assert {"+2.00", "+1.00", "−0.50", "operator 'lead', 8 donors"} <= set(drawing.words)
+    assert "Above 0 speaks for infarction. Whiskers: ±1.96 standard errors (of leads: their mean)." in drawing.words
+    assert b"Importance" not in ecg_plot(step, 500.0, form="svg")
+
+
+def test_whiskers_are_intervals_of_their_own_territory(step: np.ndarray) -> None:
+    """By the ruler: a bar of 1 logit is 10 times as long as half the whisker of a standard error of 0.1 / 1.96."""
+    se = np.array([0.1, 0.2, 0.0, 0.1]) / 1.96
+    of = Parts("territory", np.array([1.0, 0.5, 0.2, -0.3]), se, 8)
+    drawing = measure(ecg_plot(step, 500.0, explanation=explained(of), form="svg"))
+    bars = [box for box, fill in boxes_of(drawing.root) if fill in (FOR, AGAINST)]
+    logit = bars[0][3]
+    whiskers = []
+    for path in drawing.root.iter(f"{SVG}path"):
+        if float(path.get("stroke-width", 0)) == pytest.approx(25):
+            whiskers += [0.01 * piece for piece in points(path.get("d", "")) if np.ptp(piece[:, 0]) == 0]
+    assert [np.ptp(one[:, 1]) / logit for one in whiskers] == pytest.approx([0.2, 0.4, 0.2], abs=0.01)
+    middles = [bars[at][0] + bars[at][2] / 2 for at in (0, 1, 3)]
+    assert [one[0, 0] for one in whiskers] == pytest.approx(middles, abs=0.02)
+    ends = [bars[0][1], bars[1][1], bars[3][1] + bars[3][3]]
+    assert [one[:, 1].mean() for one in whiskers] == pytest.approx(ends, abs=0.02)
+    assert [word for word in drawing.words if word in TERRITORIES] == list(TERRITORIES)
+
+
+# --- Waves -----------------------------------------------------------------------------------------------------------
+
+WINDOWS = {"QRS": np.array([[1.0, 1.1], [6.0, 6.1]]), "T": np.array([[1.3, 1.5], [6.3, 6.5]])}
+"""Two beats: one in the first column of leads, one in the third; the rhythm strip has both."""
+
+
+def shades(svg: bytes) -> list[tuple[float, float, str]]:
+    """Return x in seconds of the rhythm strip's time, width in seconds and fill, of what is shaded behind the traces."""
+    found = []
+    for (x, _, width, height), fill in boxes_of(ElementTree.fromstring(svg)):
+        if height > 12 and width < 62 and fill not in (FOR, AGAINST):
+            found.append((round((x - 13) / 25, 2), round(width / 25, 2), fill))
+    return found
+
+
+def test_waves_are_shaded_where_they_lie_in_the_leads_of_their_territory(step: np.ndarray) -> None:
+    waves = parts("wave", QRS_inferior=2.0, T_inferior=1.0, QRS_septal=-2.0)
+    svg = ecg_plot(step, 500.0, explanation=explained(waves, windows=WINDOWS), form="svg")
+    inferior = [(1.0, 0.1, tint(2.0, 2.0)), (1.3, 0.2, tint(1.0, 2.0))]
+    strip = [*inferior, (6.0, 0.1, tint(2.0, 2.0)), (6.3, 0.2, tint(1.0, 2.0))]
+    septal = [(6.0, 0.1, tint(-2.0, 2.0))] * 2
+    # II and III stand in the first column, where the first beat is, V1 and V2 in the third, where the second is; aVF is
+    # inferior, but no beat lies in its column.
+    assert sorted(shades(svg)) == sorted([*inferior, *inferior, *strip, *septal])
+    assert sum(_luminance(fill) < 0.75 for *_, fill in shades(svg)) >= 6
+
+
+def test_what_speaks_against_infarction_is_hatched_within_its_window(step: np.ndarray) -> None:
+    """So that it differs in grey too."""
+
+    def strokes(**values: float) -> list[np.ndarray]:
+        svg = ecg_plot(step, 500.0, explanation=explained(parts("wave", **values), windows=WINDOWS), form="svg")
+        paths = ElementTree.fromstring(svg).iter(f"{SVG}path")
+        return [0.01 * piece for path in paths if path.get("stroke") == AGAINST for piece in points(path.get("d", ""))]
+
+    assert strokes(T_septal=1.0) == []
+    hatched = strokes(T_septal=-1.0)
+    assert len(hatched) > 20
+    for piece in hatched:
+        assert 13 + 6.3 * 25 - 0.02 <= piece[:, 0].min() < piece[:, 0].max() <= 13 + 6.5 * 25 + 0.02
+        assert np.diff(piece[:, 0]) == pytest.approx(-np.diff(piece[:, 1]), abs=0.02)
+
+
+def test_what_may_be_chance_is_not_shaded(step: np.ndarray) -> None:
+    for value, there in ((0.19, False), (0.2, True), (-0.19, False), (-0.2, True)):
+        waves = parts("wave", se=0.1, QRS_inferior=value)
+        drawing = ecg_plot(step, 500.0, explanation=explained(waves, windows=WINDOWS), form="svg")
+        assert bool(shades(drawing)) == there
+        assert f"{'+' if value > 0 else '−'}{abs(value):.2f}" in measure(drawing).words  # the map says it all the same
+
+
+def test_leads_keep_a_band_beside_shaded_waves(step: np.ndarray) -> None:
+    waves, leads = parts("wave", QRS_inferior=1.0), parts("lead", II=1.0)
+    svg = ecg_plot(step, 500.0, explanation=explained(leads, waves, windows=WINDOWS), form="svg")
+    (band,) = [box for box, _ in boxes_of(ElementTree.fromstring(svg)) if box[2] == 62.5]
+    assert band[3] == 6
+    assert any("Band over a lead: its own importance." in word for word in measure(svg).words)
+    alone = ecg_plot(step, 500.0, explanation=explained(leads, waves), form="svg")  # nobody knows where the beats are
+    (whole,) = [box for box, _ in boxes_of(ElementTree.fromstring(alone)) if box[2] == 62.5]
+    assert whole[3] > 20
+    assert shades(alone) == []
+    assert not any("Shaded waves" in word for word in measure(alone).words)
+
+
+def test_windows_are_those_of_the_part_that_is_drawn() -> None:
+    """Of 30 s the middle ten are shown: a wave at 11 s lies at 1 s of the paper, others on no paper."""
+    windows = {"QRS": np.array([[5.0, 5.1], [11.0, 11.1], [9.95, 10.05], [25.0, 25.1]])}
+    of = explained(parts("wave", QRS_inferior=1.0), windows=windows)
+    strip = shades(ecg_plot(np.zeros((12, 15_000)), 500.0, explanation=of, form="svg"))
+    assert {(x, width) for x, width, _ in strip} == {(0.0, 0.05), (1.0, 0.1)}
+
+
+def test_the_map_has_a_figure_for_every_wave_of_every_territory(step: np.ndarray) -> None:
+    values = np.round(np.linspace(-1.5, 1.5, 16) + 0.003, 2)
+    waves = Parts("wave", values, np.full(16, 0.01), 5)
+    root = ElementTree.fromstring(ecg_plot(step, 500.0, explanation=explained(waves), form="svg"))
+    at = {text.text: (float(text.get("x", 0)), float(text.get("y", 0))) for text in root.iter(f"{SVG}text")}
+    for place, (part, value) in enumerate(zip(OPERATORS["wave"], values.tolist(), strict=True)):
+        wave, wall = part.split("_")
+        x, y = at[f"{'+' if value > 0 else '−'}{abs(value):.2f}"]
+        assert x == pytest.approx(at[wave][0], abs=0.01), place
+        assert y == pytest.approx(at[wall][1], abs=0.6), place
+
+
+def test_findings_stand_in_the_head_and_the_page_fits_paper(step: np.ndarray) -> None:
+    head = ["Probability", *(f"line {i}" for i in range(5))]
+    said = "Pathological Q and inverted T in the inferior leads. " * 12
+    everything = explained(
+        parts("lead"), parts("territory"), parts("wave", QRS_inferior=1.0), findings=said, windows=WINDOWS
+    )
+    drawing = measure(ecg_plot(step, 500.0, head=head, explanation=everything, form="svg"))
+    lines = drawing.words[: drawing.words.index("Importance, in logits")]
+    assert lines[0] == "Probability"
+    assert lines[1].startswith("Pathological Q and inverted T")
+    assert lines[4].endswith("…")
+    assert lines[5:] == head[1:]
+    assert float(drawing.root.get("height", "").removesuffix("mm")) <= 210 - 14
 
 
 def _luminance(colour: str) -> float:
@@ -329,11 +473,13 @@ def _luminance(colour: str) -> float:
 
 
 def test_the_trace_is_legible_on_the_strongest_tint(step: np.ndarray) -> None:
-    svg = ecg_plot(step, 500.0, importance=[1.0] * 12, form="svg")
+    of = explained(parts("lead", **dict.fromkeys(LEADS, 1.0)))
+    svg = ecg_plot(step, 500.0, explanation=of, form="svg")
     tints = {
         box.get("fill", "") for box in ElementTree.fromstring(svg).iter(f"{SVG}rect") if box.get("width") == "62.5"
     }
-    (tint,) = tints
-    assert (_luminance(tint) + 0.05) / (_luminance(INK) + 0.05) > 7
+    (strongest,) = tints
+    for colour in (strongest, tint(1.0, 1.0), tint(-1.0, 1.0)):
+        assert (_luminance(colour) + 0.05) / (_luminance(INK) + 0.05) > 7
     for colour in (FOR, AGAINST):
         assert 1.05 / (_luminance(colour) + 0.05) > 4.5

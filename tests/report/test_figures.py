@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from screening.contract import LEADS
+from screening.contract import LEADS, OPERATORS, TERRITORIES
 from screening.report.disclosure import Protected
 from screening.report.document import HIDDEN, Cell, Estimate, Figure, NotEstimable
 from screening.report.figures import (
@@ -23,6 +23,7 @@ from screening.report.figures import (
     interval_figure,
     reliability_figure,
     trend_figure,
+    wave_figure,
 )
 from screening.report.lead_figures import shade
 from screening.report.svg import DASHES, FAINT, INK, PAPER, QUIET, SERIES, WIDTH, Scale, contrast, width_of
@@ -322,6 +323,41 @@ def test_the_map_is_darker_where_the_lead_matters_more_and_strikes_out_what_is_h
     assert "Hidden: 1 row." in figure.text
 
 
+def test_territories_are_bars_of_their_own_colour() -> None:
+    cells: list[Cell] = [around(0.3, 0.1), around(0.1, 0.01), HIDDEN, around(0.5, 0.2)]
+    figure = importance_figure("f", "F", cells, parts=TERRITORIES)
+    assert [text for text in texts(figure) if text in TERRITORIES] == list(TERRITORIES)
+    assert "×" in texts(figure)
+    bars = [e.attrib["fill"] for e in ET.fromstring(figure.svg).iter(f"{SVG}rect")]
+    assert len(set(bars)) == 3
+    assert figure.text.startswith(
+        "Mean fall of the logit by territory, greatest first: inferior 0.50 (0.30–0.70), septal"
+    )
+    with pytest.raises(ValueError, match="12 cells for 4 territories"):
+        importance_figure("f", "F", [HIDDEN] * 12, parts=TERRITORIES)
+
+
+def test_the_map_of_waves_has_the_wave_across_and_the_territory_down() -> None:
+    values = [round(0.11 * n - 0.5, 2) for n in range(16)]
+    figure = wave_figure("f", "F", [*values[:-1], HIDDEN])
+    root = ET.fromstring(figure.svg)
+    at = {e.text: (float(e.attrib["x"]), float(e.attrib["y"])) for e in root.iter(f"{SVG}text")}
+    for part, value in zip(OPERATORS["wave"][:-1], values[:-1], strict=True):
+        wave, wall = part.split("_")
+        assert at[f"{'+' if value > 0 else '−'}{abs(value):.2f}"] == (at[wave][0], at[wall][1])
+    fills = [e.attrib["fill"] for e in root.iter(f"{SVG}rect")]
+    reddish = [int(fill[1:3], 16) > int(fill[5:7], 16) for fill in fills[:15]]
+    assert reddish == [value > 0 for value in values[:15]]
+    assert {"speaks for infarction", "speaks against it"} <= set(at)
+    assert figure.text == (
+        "Mean fall of the logit by wave and territory, greatest first: T lateral +1.04, T anterior +0.93, T septal +0.82; "
+        "smallest P septal −0.50."
+    )
+    assert wave_figure("f", "F", [HIDDEN] * 16).text.endswith("hidden.")
+    with pytest.raises(ValueError, match="4 cells for 16 waves of territories"):
+        wave_figure("f", "F", [HIDDEN] * 4)
+
+
 # --- Flow --------------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +434,8 @@ def test_no_data_break_a_figure(rows: list[tuple[str, Cell]], twelve: list[Cell]
         trend_figure("f", "F", years, {"a": [cell for _, cell in rows]}, kind="number_interval"),
         importance_figure("f", "F", twelve),
         importance_map("f", "F", [(name, twelve) for name, _ in rows]),
+        importance_figure("f", "F", twelve[:4], parts=TERRITORIES),
+        wave_figure("f", "F", [*twelve, *twelve[:4]]),
         reliability_figure("f", "F", [(x, cell) for x, (_, cell) in zip(xs, rows, strict=True)]),
         curves_figure("f", "F", [Curve("a", xs, values)], x_title="X", y_title="Y", y_kind="number", log_x=True),
     ]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from screening.archive.catalog import Catalog
-from screening.contract import LEADS
+from screening.contract import LEADS, OPERATORS, TERRITORIES, importance_column
 from screening.errors import UserError
 from screening.report.facts import Frame, age_bands, clean_name, joined
 from screening.report.population import check_identities, tally
@@ -104,6 +104,8 @@ def archive(tmp_path: Path) -> tuple[Folder, Any]:
             "probability": 0.9,
             "quality_flags": "noise,mains",
             **{f"importance_{lead}": n for n, lead in enumerate(LEADS)},
+            **{f"territory_{wall}": -n for n, wall in enumerate(TERRITORIES)},
+            **{importance_column("wave", part): n / 10 for n, part in enumerate(OPERATORS["wave"])},
         },
         "c1": {"probability": 1.0, "record_sha256": sha256("known")},
         "d1": {"record_sha256": sha256("same"), "noise_mV": 0.1},
@@ -183,11 +185,42 @@ def test_distributions_count_what_they_say(archive: tuple[Folder, Any]) -> None:
     assert noise["one"].missing == 8, "NaN and null are missing"
     assert noise["two"].missing == 1
     assert tallies.features["age"]["one"].counts.tolist() == [0, 7]
-    every = tallies.importance[0]
-    assert (every.dimension, every.patients, every.leading.tolist()) == ("all", 1, [0] * 11 + [1])
-    assert every.mean.tolist() == list(range(12))
-    assert np.isnan(every.sd).all()
-    assert [(i.dimension, i.category) for i in tallies.importance[1:]] == [("sex", "female"), ("site", "<script>")]
+    groups = [("all", "all"), ("sex", "female"), ("site", "<script>")]
+    for operator in ("territory", "wave", "lead"):
+        of = [one for one in tallies.importance if one.operator == operator]
+        assert [(one.dimension, one.category, one.patients) for one in of] == [(*group, 1) for group in groups]
+        assert np.isnan(of[0].sd).all()
+    every = {one.operator: one for one in tallies.importance if one.dimension == "all"}
+    assert every["lead"].mean.tolist() == list(range(12))
+    assert every["lead"].leading.tolist() == [0] * 11 + [1]
+    assert every["territory"].mean.tolist() == [0, -1, -2, -3]
+    assert every["territory"].leading.tolist() == [0, 0, 0, 0, 1], "none is above zero"
+    assert every["wave"].mean.tolist() == pytest.approx([n / 10 for n in range(16)])
+    assert every["wave"].leading.tolist() == []
+
+
+def test_each_operator_counts_whom_it_explained(tmp_path: Path) -> None:
+    """Leads of all six flagged patients, territories of four, waves of two; another patient is explained, but not flagged."""
+    lead = {f"importance_{name}": 0.0 for name in LEADS}
+    results: dict[str, dict[str, Any]] = {}
+    for n in range(7):
+        row: dict[str, Any] = {"probability": 0.9 if n < 6 else 0.1, **lead, "importance_V3": float(n)}
+        if n < 4 or n == 6:
+            row |= {f"territory_{wall}": float(n) for wall in TERRITORIES}
+            row["leading_territory"] = ("septal", "inferior", "inferior", None, None, None, "lateral")[n]
+        if n in (0, 3, 6):
+            row |= {importance_column("wave", part): 0.5 for part in OPERATORS["wave"]}
+        results[f"r{n}"] = row
+    catalog = write_catalog(tmp_path / "c", [{"record_id": name} for name in results])
+    runs = Folder(str(tmp_path / "runs"))
+    publish_run(runs, catalog, "a", results)
+    every = {one.operator: one for one in count(runs, catalog).importance if one.dimension == "all"}
+    assert {operator: one.patients for operator, one in every.items()} == {"territory": 4, "wave": 2, "lead": 6}
+    assert every["territory"].leading.tolist() == [1, 0, 0, 2, 1]
+    assert every["territory"].mean.tolist() == [1.5] * 4
+    assert every["territory"].sd.tolist() == pytest.approx([np.std([0, 1, 2, 3], ddof=1)] * 4)
+    assert every["lead"].leading.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0], "of the first all are 0"
+    assert every["wave"].mean.tolist() == [0.5] * 16
 
 
 def test_bins_start_at_their_edge(tmp_path: Path) -> None:

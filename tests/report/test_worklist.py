@@ -16,17 +16,19 @@ from xml.etree import ElementTree
 import pytest
 
 from screening.archive.catalog import Catalog
-from screening.contract import LEADS, NOTICE
+from screening.contract import NOTICE, RESULT_COLUMNS, TERRITORIES
 from screening.report import worklist
 from screening.report.facts import Frame, joined
-from screening.report.patient import describe, person, plot_head, territory_importance
+from screening.report.patient import describe, person, plot_head
 from screening.report.worklist import CSV_COLUMNS, Worklist, write_worklist
 from screening.run.current import forget, refresh
 from screening.storage import Folder
-from tests.report.screened import REJECTED, THRESHOLD, Screened, importance, screen
+from tests.report.screened import REJECTED, THRESHOLD, Screened, importance, screen, territories, waves
 
 SCRIPT, FORMULA = "<script>alert('x')</script>", '=HYPERLINK("http://evil.example")'
 TODAY = date(2026, 1, 1)
+FOUND = "=Pathological Q in the septal leads (Q: V1 45 ms 0.32 mV)."
+"""As no program writes it, so that it could be a formula."""
 FLAGGED = {3: 0.95, 7: 0.6, 11: 0.9, 20: 0.31, 33: 0.9, 40: 0.7}
 """Place in the catalog -> probability."""
 
@@ -58,6 +60,9 @@ def screened(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Screene
         if at not in FLAGGED:
             return {}
         explained = importance(V2=2.0, V1=1.0, II=-0.5) if at != 7 else {}
+        explained |= territories(lateral=1.5, septal=0.25, inferior=-0.5) if at in (3, 11) else {}
+        explained |= waves(FOUND, QRS_septal=0.5) if at == 3 else {}
+        explained |= {} if at != 40 else territories(lateral=-0.5, septal=-1.0, anterior=-2.0, inferior=-0.1)
         return {"probability": FLAGGED[at], "quality_flags": "baseline,noise" if at == 3 else "", **explained}
 
     return screen(tmp_path_factory.mktemp("worklist"), archive, result)
@@ -148,20 +153,35 @@ def test_importance_is_said_by_lead_and_territory(written: tuple[Path, list[dict
     _, rows = written
     by_record = {row["record_id"]: row for row in rows}
     explained, unexplained = by_record[ids[3]], by_record[ids[7]]
-    assert (explained["leading_leads"], explained["territory"]) == ("V2 V1", "septal")
-    assert float(explained["territory_septal"]) == 1.5
-    assert float(explained["territory_inferior"]) == pytest.approx(-0.5 / 3, abs=1e-5)
+    assert (explained["leading_leads"], explained["leading_territory"]) == ("V2 V1", "lateral")
+    assert [float(explained[f"territory_{wall}"]) for wall in TERRITORIES] == [0.25, 0, 1.5, -0.5]
+    assert [float(explained[f"territory_se_{wall}"]) for wall in TERRITORIES] == [0.1, 0.2, 0.3, 0.4]
+    assert explained["territory_donors"] == "16"
+    assert explained["findings"] == f"'{FOUND}"  # it could be a formula
     assert float(explained["importance_V2"]) == 2.0
     assert explained["quality_flags"] == "baseline,noise"
-    assert {unexplained[name] for name in ("leading_leads", "territory", "territory_septal", "importance_V2")} == {""}
+    empty = (
+        "leading_leads",
+        "leading_territory",
+        "findings",
+        "territory_septal",
+        "territory_se_septal",
+        "importance_V2",
+    )
+    assert {unexplained[name] for name in empty} == {""}
+    assert by_record[ids[40]]["leading_territory"] == ""
+    assert by_record[ids[11]]["findings"] == ""
 
 
-def test_territories_are_the_means_of_their_leads() -> None:
-    import numpy as np
-
-    walls = territory_importance(np.arange(12, dtype=float))  # of I, II, III, aVR, aVL, aVF, V1 .. V6
-    assert walls == {"septal": 6.5, "anterior": 8.5, "lateral": (0 + 4 + 10 + 11) / 4, "inferior": (1 + 2 + 5) / 3}
-    assert LEADS[4] == "aVL"
+def test_leads_alone_say_nothing_of_territories(written: tuple[Path, list[dict[str, str]]], ids: list[str]) -> None:
+    """A territory is no mean of leads: where it was not exchanged, it is not known."""
+    out, rows = written
+    (only_leads,) = [row for row in rows if row["record_id"] == ids[33]]
+    assert (only_leads["leading_leads"], only_leads["leading_territory"]) == ("V2 V1", "")
+    assert {only_leads[f"territory_{wall}"] for wall in TERRITORIES} == {""}
+    section = Page(out / "worklist.html").source.split(f'<section id="r{only_leads["rank"]}"')[1].split("</section>")[0]
+    assert "<dt>Leading leads</dt>" in section
+    assert "erritor" not in section
 
 
 def test_one_ecg_a_patient_and_the_forgotten_are_left_out(screened: Screened, ids: list[str], tmp_path: Path) -> None:
@@ -245,9 +265,14 @@ def test_each_patient_has_facts_and_the_ecg_that_was_scored(
         assert words[0].startswith(f"{row['rank']}. Probability of infarction")
     said = " ".join(page.text)
     assert "0.950, flagged (threshold 0.3); logit 2.94" in said
-    assert "septal (septal +1.50, anterior 0, lateral 0, inferior −0.17)" in said
+    assert "lateral +1.50 (+0.91 to +2.09)" in said
+    assert (
+        "septal +0.25 (+0.05 to +0.45), anterior 0 (−0.39 to +0.39), lateral +1.50 (+0.91 to +2.09), inferior" in said
+    )
+    assert "16 donors, operator 'territory'" in said
+    assert said.count(FOUND) >= 3  # in the list, among the facts and over the ECG
     assert "baseline: strong baseline wander; noise: strong high-frequency noise" in said
-    assert "It sums up single leads" in said
+    assert "It is a hint where to look: not the place of an infarct, and no diagnosis." in said
     assert "operator 'lead'" in said
     assert [row["ecg"] for row in rows] == [*(f"worklist.html#r{rank}" for rank in (1, 2, 3, 4)), "", ""]
 
@@ -322,17 +347,28 @@ def test_unknown_age_sex_date_and_patient_are_said() -> None:
     nobody = dict.fromkeys(
         ("age", "sex", "acquired_at", "patient_key", "site", "device", "duration_s", "source_rate_hz")
     )
-    row = {**nobody, **importance(), "record_id": "r", "status": "scored", "flagged": True, "probability": 0.99999}
+    row = dict.fromkeys(name for name, *_ in RESULT_COLUMNS) | {
+        **nobody,
+        **importance(),
+        "record_id": "r",
+        "status": "scored",
+        "flagged": True,
+        "probability": 0.99999,
+    }
     row |= {"logit": -0.004, "quality_flags": None, "source_format": None, "unit_source": None, "run_id": "0"}
     row |= {"model_name": "m", "model_version": "1", "bundle_sha256": "b" * 64, "age": float("nan")}
     said = dict(describe(row, None))
     assert said["Age and sex"] == "age and sex unknown"
     assert {said[term] for term in ("Patient", "Acquired", "Site", "Device", "Recording")} == {"unknown"}
     assert said["Probability of infarction"].startswith("over 0.999, flagged; logit")
-    assert said["Leading leads"] == "none speaks for infarction"
-    assert said["Territory"].startswith("none leads (")
+    assert said["Leading leads"] == "none speaks for infarction; 8 donors, operator 'lead'"
+    assert "Leading territory" not in said
+    assert "Findings" not in said
+    said = dict(describe(row | territories(septal=-1.0) | waves(""), None))
+    assert said["Leading territory"] == "none speaks for infarction"
+    assert said["Findings"].startswith("no sign of infarction that the measured amplitudes support")
     assert person({"age": 90.0, "sex": "female"}) == "90 years or older, female"
-    assert len(plot_head(row, 0.3, rank=1)) <= 7
+    assert len(plot_head(row, 0.3, rank=1)) <= 6
 
 
 def test_a_list_that_is_cut_says_so(screened: Screened, tmp_path: Path) -> None:
