@@ -30,12 +30,13 @@ COMMANDS = {
     "study": "Compare MSAIC-Net with its parts left out and with its peers.",
     "evaluate": "Measure a model on labelled records it has not seen.",
     "audit": "List training records whose label the predictions contradict.",
+    "audit-explanations": "Check a model's explanations against infarcts of stated place.",
     "models": "List the registered models, and how their champions came and went.",
     "register": "Register a bundle that was made elsewhere, or the one that ships.",
     "promote": "Make a version the champion, if it passes the gate.",
     "rollback": "Make an earlier champion the champion again.",
 }
-"""Command -> its line in ``screening --help``; the module of the same name holds it as ``command``."""
+"""Command -> its line in ``screening --help``; the module of the same name, with ``_`` for ``-``, holds it as ``command``."""
 
 
 class _Lazy(click.Group):
@@ -45,7 +46,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"screening.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"screening.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from screening.model.bundle import (
     Bundle,
     BundleError,
     OperatingCharacteristics,
+    decode_manifest,
     encode_manifest,
     golden_logits,
     load_bundle,
@@ -102,17 +104,12 @@ def save_bundle(
     ValueError
         If a value cannot be stored (NaN in a fact, an unknown use of a record).
     """
-    target = Path(folder).absolute()
     for what, value in (("name", name), ("version", version)):
         if not NAME.fullmatch(value):
             raise BundleError(f"the {what} {value!r} of a model may hold letters, digits, '.', '_' and '-' only.")
-    if target.exists():
-        raise BundleError(f"{target} exists already; name another folder for the bundle.")
     if unknown := set(seen) - set(SEEN_USES):
         raise ValueError(f"unknown use of records: {', '.join(sorted(unknown))}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with _built(folder) as building:
         was_training = network.training
         device = next(network.parameters()).device
         network.eval().to("cpu", torch.float32)
@@ -126,16 +123,11 @@ def save_bundle(
         network.train(was_training).to(device)
         save_arrays(golden, building / GOLDEN)
         _write_seen(building / SEEN, seen)
-        (building / CARD).write_text(card, encoding="utf-8")
-        for picture, png in (pictures or {}).items():
-            if not PICTURE.fullmatch(picture):
-                raise ValueError(f"{picture!r} is no file name of a picture")
-            (building / picture).write_bytes(png)
+        _write_card(building, card, pictures or {})
         if out_of_fold is not None:
             write_out_of_fold(out_of_fold, building / OUT_OF_FOLD)
         if reference is not None:
             write_reference(reference, building / REFERENCE)
-        files = sorted(path.name for path in building.iterdir())
 
         contract = input_contract(plain(preprocessing))
         facts: dict[str, Any] = {
@@ -152,18 +144,70 @@ def save_bundle(
             "training": {**plain(training), "records": {use: len(set(seen.get(use, ()))) for use in SEEN_USES}},
             "golden_tolerance": TOLERANCE,
             "libraries": _libraries(),
-            "files": {file: sha256_of_file(building / file) for file in files},
         }
-        facts["sha256"] = sha256_of(facts)
-        _write_durably(building / MANIFEST, encode_manifest(facts))
-        for file in files:
-            os.chmod(building / file, 0o644)
+        _write_manifest(building, facts)
+    return load_bundle(folder)
+
+
+def amend_card(bundle: Bundle, folder: str | Path, *, card: str, pictures: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle anew with another card: the network and all else stay as they are, the content hash is another.
+
+    Parameters
+    ----------
+    bundle
+        As ``load_bundle`` gave it.
+    folder
+        Local folder to make; refused if it exists.
+    card
+        The whole card, Markdown.
+    pictures
+        File name (NAME.png) -> PNG that the card shows beside those that are there; one of the same name is replaced.
+
+    Raises
+    ------
+    BundleError
+        If ``folder`` exists.
+    """
+    with _built(folder) as building:
+        for file in bundle.files:
+            shutil.copyfile(bundle.path / file, building / file)
+        _write_card(building, card, pictures)
+        _write_manifest(building, decode_manifest((bundle.path / MANIFEST).read_bytes(), str(bundle.path / MANIFEST)))
+    return load_bundle(folder)
+
+
+@contextmanager
+def _built(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to fill, which takes its name when all went well; else nothing is left of it."""
+    target = Path(folder).absolute()
+    if target.exists():
+        raise BundleError(f"{target} exists already; name another folder for the bundle.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield building
+        for path in building.iterdir():
+            os.chmod(path, 0o644)
         os.chmod(building, 0o755)
         os.rename(building, target)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return load_bundle(target)
+
+
+def _write_card(building: Path, card: str, pictures: Mapping[str, bytes]) -> None:
+    (building / CARD).write_text(card, encoding="utf-8")
+    for picture, png in pictures.items():
+        if not PICTURE.fullmatch(picture):
+            raise ValueError(f"{picture!r} is no file name of a picture")
+        (building / picture).write_bytes(png)
+
+
+def _write_manifest(building: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest last, with the hashes of all files there are."""
+    files = {path.name: sha256_of_file(path) for path in sorted(building.iterdir())}
+    stated = {**{key: value for key, value in facts.items() if key != "sha256"}, "files": files}
+    _write_durably(building / MANIFEST, encode_manifest({**stated, "sha256": sha256_of(stated)}))
 
 
 def _libraries() -> dict[str, str]:

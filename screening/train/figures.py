@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _FAINT = "#1a1a1a", "#8a8a8a"
+INK, FAINT = "#1a1a1a", "#8a8a8a"
 
 
 def calibration_plot(calibration: Mapping[str, Any], *, title: str = "") -> bytes:
@@ -32,7 +32,7 @@ def calibration_plot(calibration: Mapping[str, Any], *, title: str = "") -> byte
 
     figure = Figure(figsize=(5.2, 5.0), layout="constrained")
     _draw_reliability(figure.subplots(), calibration, title or "Reliability, one ECG a patient")
-    return _png(figure, dpi=120)
+    return png(figure, dpi=120)
 
 
 def evaluation_plot(
@@ -45,14 +45,14 @@ def evaluation_plot(
     figure = Figure(figsize=(10, 5), layout="constrained")
     roc, reliability = figure.subplots(1, 2)
     false, true, _ = roc_curve(target, probability)
-    roc.plot([0, 1], [0, 1], linestyle=":", color=_FAINT)
-    roc.plot(false, true, color=_INK)
+    roc.plot([0, 1], [0, 1], linestyle=":", color=FAINT)
+    roc.plot(false, true, color=INK)
     roc.set(xlabel="1 − specificity", ylabel="sensitivity", title="ROC, infarction against everything else")
     roc.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     _draw_reliability(reliability, calibration, "Reliability, one ECG a patient")
     if title:
         figure.suptitle(title)
-    return _png(figure, dpi=120)
+    return png(figure, dpi=120)
 
 
 def _draw_reliability(axes: Axes, calibration: Mapping[str, Any], title: str) -> None:
@@ -62,8 +62,8 @@ def _draw_reliability(axes: Axes, calibration: Mapping[str, Any], title: str) ->
     spans = [wilson(round(row["frequency"] * row["n"]), row["n"]) for row in bins]
     below = [max(0.0, at - low) for at, (low, _) in zip(y, spans, strict=True)]
     above = [max(0.0, high - at) for at, (_, high) in zip(y, spans, strict=True)]
-    axes.plot([0, 1], [0, 1], linestyle=":", color=_FAINT)
-    axes.errorbar(x, y, yerr=[below, above], fmt="o", color=_INK, markersize=4, linewidth=1, capsize=2)
+    axes.plot([0, 1], [0, 1], linestyle=":", color=FAINT)
+    axes.errorbar(x, y, yerr=[below, above], fmt="o", color=INK, markersize=4, linewidth=1, capsize=2)
     said = [f"ECE {calibration['expected_calibration_error']:.3f}", f"Brier {calibration['brier']:.3f}"]
     if calibration.get("slope") is not None:
         said += [f"slope {calibration['slope']:.2f}", f"intercept {round(calibration['intercept'], 2) + 0.0:.2f}"]
@@ -73,7 +73,7 @@ def _draw_reliability(axes: Axes, calibration: Mapping[str, Any], title: str) ->
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
-def _png(figure: Figure, *, dpi: int) -> bytes:
+def png(figure: Figure, *, dpi: int) -> bytes:
     """Return the picture; without the library's version in it, so that the same drawing is the same bytes."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})

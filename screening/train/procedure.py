@@ -91,6 +91,22 @@ def run_procedure(
     UserError
         The tuning records cannot calibrate the network.
     """
+    network, result, rate, tried = train_network(train, tune, procedure, train_with=train_with, device=device)
+    logit = predict(network.to(device), tune.signals_mV, device=device)
+    calibrator, threshold = calibrate(logit, tune, procedure.specificity)
+    return Fitted(network.to("cpu").eval(), result, rate, tried, calibrator, threshold)
+
+
+def train_network(
+    train: TrainingSet, tune: TrainingSet, procedure: Procedure, *, train_with: Fit | None = None, device: str = "cpu"
+) -> tuple[Classifier, FitResult, float, dict[float, float]]:
+    """Choose a learning rate and train; parameters are those of ``run_procedure``.
+
+    Returns
+    -------
+    tuple
+        The network, on the CPU; how it was fitted; the rate, and those tried with the best tuning AUROC of each.
+    """
 
     def here(settings: FitSettings, _name: str) -> FitResult:
         return fit(train, tune, settings, network_config=procedure.network, device=device)
@@ -105,9 +121,7 @@ def run_procedure(
     result = train_with(settings, WHOLE)
     network = procedure.network.build()
     network.load_state_dict(result.state_dict)
-    logit = predict(network.to(device), tune.signals_mV, device=device)
-    calibrator, threshold = calibrate(logit, tune, procedure.specificity)
-    return Fitted(network.to("cpu").eval(), result, settings.learning_rate, tried, calibrator, threshold)
+    return network, result, settings.learning_rate, tried
 
 
 def calibrate(logit: np.ndarray, records: TrainingSet, specificity: float) -> tuple[PlattCalibrator, float]:

@@ -173,10 +173,14 @@ class TrialStore:
             ) from error
         return TrialResult(sha256, **columns, facts=facts)
 
+    def has_network(self, key: str) -> bool:
+        """Return whether a trial is finished and its weights were kept."""
+        return all((self.folder / f"{key}{suffix}").exists() for suffix in (".parquet", ".safetensors"))
+
     def network(self, key: str) -> Classifier | None:
         """Return a finished trial's network, in evaluation mode on the CPU; None where its weights were not kept."""
         result, path = self.read(key), self.folder / f"{key}.safetensors"
-        if result is None or not path.exists():
+        if result is None or not self.has_network(key):
             return None
         network = Procedure.from_json(dict(result.facts["procedure"])).network.build()
         try:
