@@ -39,7 +39,8 @@ ARCHIVE ?= ../ptb-xl
 study: $(READY)  ## the tables of the model card and the model that ships, from PTB-XL at ARCHIVE (hours)
 	$(BIN)/screening catalog $(ARCHIVE) --out study/catalog --deidentified --labels ptbxl-mi
 	$(BIN)/screening study --catalog study/catalog --folds 1,2,3,4,5,6,7,8,9 --out study
-	$(BIN)/screening train --catalog study/catalog --config jobs/ptbxl.yaml --comparisons study/tables.md --out study/bundle
+	$(BIN)/screening train --catalog study/catalog --config jobs/ptbxl.yaml --comparisons study/tables.md --out study/trained
+	$(BIN)/screening audit-explanations --catalog study/catalog --model study/trained --retrain all --out study/audit --bundle study/bundle
 
 clean:           ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -26,7 +26,7 @@ TITLES = {
 
 _IMPORTANCE = (
     "Importance is how far the logit falls, in the mean over donors, when a part of the ECG is taken from other patients' "
-    "ECGs, whose beats are laid on those of the record before. Above zero the part speaks for infarction, below zero against it."
+    "ECGs, whose beats are laid on the record's. Above zero the part speaks for infarction, below zero against it."
 )
 _EXCHANGES = {
     "territory": "Operator 'territory' takes the signals that look at a wall: septal V1 and V2, anterior V3 and V4, lateral "
