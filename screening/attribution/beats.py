@@ -24,6 +24,7 @@ _LEADS = [LEADS.index(lead) for lead in INDEPENDENT_LEADS]
 _BEFORE_S, _AFTER_S = 0.40, 0.62  # of the median beat around R
 _REFRACTORY_S = 0.25
 _SMALL_MV = 0.03  # over eight leads together: below it a wave is not told from noise
+_SMALL_P_MV = 0.06  # what the filters leave of the line before a QRS without P reaches 0.05
 _EDGE_S = 0.02  # half of the rounded edge of a mask
 
 
@@ -234,7 +235,7 @@ def _p_wave(beat: np.ndarray, halves: np.ndarray, on: int, noise: float, rr: flo
     peak = int(height.argmax())
     one, other = (half[:, start:end] - half[:, start:end].mean(axis=1, keepdims=True) for half in halves)
     agreement = float((one * other).sum() / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9))
-    if height[peak] < max(_SMALL_MV, 2 * noise) or agreement < 0.6:
+    if height[peak] < max(_SMALL_P_MV, 2 * noise) or agreement < 0.6:
         return np.nan, np.nan
     low = 0.2 * height[peak]
     below = np.flatnonzero(height[:peak] < low)

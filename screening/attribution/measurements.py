@@ -52,9 +52,12 @@ def measure(signal_mV: np.ndarray, rate_hz: float, beats: Beats) -> Measurements
     fine = finely(signal_mV, rate_hz).astype(np.float64)
     n = fine.shape[1]
     r = np.round(beats.r * FINE_HZ).astype(np.int64)
-    to_on, to_off = (_typical(beats.r, other) for other in (beats.qrs_on, beats.qrs_off))
-    to_t = [_typical(beats.r, other) for other in (beats.t_on, beats.t_off)]
-    last = max(to_off + round(_AFTER_J_S * FINE_HZ), *(place for place in to_t if place is not None), to_off) + 1
+    to_on, to_off = _typical(beats.r, beats.qrs_on), _typical(beats.r, beats.qrs_off)
+    with_t = np.isfinite(beats.t_on) & np.isfinite(beats.t_off)
+    to_t = None
+    if 2 * with_t.sum() >= len(beats):
+        to_t = [_typical(beats.r[with_t], ends[with_t]) for ends in (beats.t_on, beats.t_off)]
+    last = max([to_off + round(_AFTER_J_S * FINE_HZ), *(to_t or [])]) + 1
     first = to_on - 10
     inside = (r + first >= 0) & (r + last < n)
     if not inside.any():
@@ -67,7 +70,7 @@ def measure(signal_mV: np.ndarray, rate_hz: float, beats: Beats) -> Measurements
     waves = np.array([_deflections(lead[on : off + 1]) for lead in beat])  # (12, 6)
     j = beat[:, [off, min(off + round(_AFTER_J_S * FINE_HZ), beat.shape[1] - 1)]]
     t_mV = np.full(N_LEADS, np.nan)
-    if to_t[0] is not None and to_t[1] is not None and to_t[1] > to_t[0]:
+    if to_t is not None and to_t[1] > to_t[0]:
         part = beat[:, to_t[0] - first : to_t[1] - first + 1]
         t_mV = part[np.arange(N_LEADS), np.abs(part).argmax(axis=1)]
     return Measurements(
@@ -85,12 +88,9 @@ def measure(signal_mV: np.ndarray, rate_hz: float, beats: Beats) -> Measurements
     )
 
 
-def _typical(r: np.ndarray, other: np.ndarray) -> int | None:
-    """Return the usual distance from R, in samples at `FINE_HZ`; None where the wave is usually not there."""
-    known = np.isfinite(other)
-    if known.sum() * 2 < len(r):
-        return None
-    return int(np.round(np.median((other - r)[known]) * FINE_HZ))
+def _typical(r: np.ndarray, other: np.ndarray) -> int:
+    """Return the usual distance from R, in samples at `FINE_HZ`."""
+    return int(np.round(np.median(other - r) * FINE_HZ))
 
 
 def _deflections(qrs: np.ndarray) -> tuple[float, float, float, float, float, float]:

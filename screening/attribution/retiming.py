@@ -40,7 +40,7 @@ class Lender:
         self.beats = Beats(*(getattr(beats, name)[chosen] for name in Beats.__dataclass_fields__))
         self.levels = _levels(self.fine, self.beats.qrs_on)  # (beats, 12)
 
-    def laid_on(self, signal_mV: np.ndarray, beats: Beats) -> np.ndarray | None:
+    def laid_on(self, signal_mV: np.ndarray, beats: Beats, *, line: np.ndarray | None = None) -> np.ndarray | None:
         """Return the donor with its beats on the record's, float32 (12, n); None where either has fewer than two beats.
 
         Parameters
@@ -49,6 +49,8 @@ class Lender:
             float32 (12, n), the record at the donor's rate.
         beats
             The record's.
+        line
+            The record's `level_line`, if it is at hand.
         """
         if len(beats) < 2 or len(self.beats) < 2:
             return None
@@ -64,9 +66,7 @@ class Lender:
             inside = weight > 0
             there = self._time_in_donor(time[inside], beats, i, of_donor)
             laid[:, inside] += weight[inside] * (self._at(there) - self.levels[of_donor][:, None])
-        own = _levels(finely(signal_mV, self.rate_hz), beats.qrs_on)
-        for lead, levels in zip(laid, own.T, strict=True):
-            lead += np.interp(time, beats.qrs_on, levels)
+        laid += level_line(signal_mV, beats, self.rate_hz) if line is None else line
         return laid.astype(np.float32)
 
     def _at(self, time_s: np.ndarray) -> np.ndarray:
@@ -102,6 +102,13 @@ class Lender:
         there = np.interp(time_s, anchors[:, 0], anchors[:, 1])
         there = np.where(time_s < first[0], first[1] + time_s - first[0], there)
         return np.where(time_s > last[0], last[1] + time_s - last[0], there)
+
+
+def level_line(signal_mV: np.ndarray, beats: Beats, rate_hz: float) -> np.ndarray:
+    """Return the level just before each QRS, drawn through to the next one, float64 (12, n)."""
+    levels = _levels(finely(signal_mV, rate_hz), beats.qrs_on)
+    time = np.arange(signal_mV.shape[1]) / rate_hz
+    return np.stack([np.interp(time, beats.qrs_on, of_lead) for of_lead in levels.T])
 
 
 def retimed(

@@ -12,7 +12,7 @@ from screening.attribution.donors import DonorSet
 from screening.attribution.findings import find, sentence
 from screening.attribution.measurements import measure
 from screening.attribution.permutation import Importance, importances
-from screening.attribution.retiming import Lender
+from screening.attribution.retiming import Lender, level_line
 from screening.attribution.swaps import swap_scorer
 from screening.contract import OPERATORS, PREFIX_OF, TERRITORIES, importance_column
 from screening.model.bundle import Bundle
@@ -79,6 +79,10 @@ class Explainer:
     def _explain(self, signals_mV: np.ndarray, logits: np.ndarray, persons: Sequence[Person]) -> list[dict[str, Any]]:
         beats = [delineate(signal, self.rate_hz) for signal in signals_mV]
         masks = [wave_masks(of_record, self.rate_hz, signals_mV.shape[2]) for of_record in beats]
+        lines = [
+            level_line(signal, of_record, self.rate_hz) if len(of_record) else None
+            for signal, of_record in zip(signals_mV, beats, strict=True)
+        ]
         orders = [
             self.donors.order(record_id, patient_key, usable=self.usable)
             if len(of_record) >= FEWEST_BEATS
@@ -87,7 +91,7 @@ class Explainer:
         ]
 
         def laid(record: int, donor: int) -> tuple[np.ndarray, np.ndarray]:
-            over = self.lenders[donor].laid_on(signals_mV[record], beats[record])
+            over = self.lenders[donor].laid_on(signals_mV[record], beats[record], line=lines[record])
             if over is None:
                 raise ValueError("a record or donor with beats could not be laid on the other")
             return over, masks[record]

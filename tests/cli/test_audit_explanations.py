@@ -22,7 +22,6 @@ from tests.bundles import make_bundle
 from tests.train.sets import FIT, SETTINGS
 
 Command = Callable[..., tuple[int, str, str]]
-ENOUGH_TO_TRAIN = 200
 
 
 @pytest.fixture
@@ -51,6 +50,12 @@ def _catalog(folder: Path, records: int) -> Path:
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _catalog(tmp_path_factory.mktemp("explained"), 60)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one from which networks can be trained and calibrated."""
+    return _catalog(tmp_path_factory.mktemp("larger"), 200)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +121,9 @@ def test_an_audit_is_written_and_put_into_the_card(audit: Command, catalog: Path
 
 
 def test_records_that_the_model_has_seen_are_explained_by_networks_trained_without_them(
-    audit: Command, tmp_path: Path
+    audit: Command, larger: Path, tmp_path: Path
 ) -> None:
-    catalog = _catalog(tmp_path, ENOUGH_TO_TRAIN)
-    records = load_training_set(str(catalog), Preprocessing())
+    records = load_training_set(str(larger), Preprocessing())
     settings = SETTINGS.model_copy(update={"fit": replace(FIT, learning_rate=1e-2)})
     model = make_bundle(
         tmp_path / "bundle",
@@ -129,7 +133,7 @@ def test_records_that_the_model_has_seen_are_explained_by_networks_trained_witho
     networks = tmp_path / "state" / "trials"
     arguments: list[Any] = [
         "--catalog",
-        catalog,
+        larger,
         "--model",
         model,
         "--state",
