@@ -262,7 +262,7 @@ def test_what_can_be_wrong_with_a_run_is_one_sentence(runs: Folder, tmp_path: Pa
     cases: list[tuple[dict[str, Any] | bytes, str]] = [
         (b"{", r"a/manifest\.json in .* is damaged .*writes it again"),
         (manifest | {"run_id": "z"}, r"is of run z: a run's folder bears its id; move the copy"),
-        (manifest | {"schema_version": 9}, r"has results of version 9, and this program reads 1"),
+        (manifest | {"schema_version": 9}, r"has results of version 9, and this program reads 2"),
         (manifest | {"files": manifest["files"][:-1] + [manifest["files"][-1] | {"rows": 5}]}, r"has 1 rows and not 5"),
         (manifest | {"files": [{**manifest["files"][0], "name": "../../x"}]}, r"names '\.\./\.\./x' as shard 0"),
     ]
