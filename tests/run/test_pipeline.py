@@ -20,7 +20,7 @@ import pytest
 
 from screening.archive.catalog import build_catalog
 from screening.archive.labels import load_rule
-from screening.contract import LEADS, Reason
+from screening.contract import EXPLANATION_COLUMNS, LEADS, OPERATORS, Reason
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.ledger import Lease, read_manifest
@@ -55,7 +55,9 @@ def undisturbed(catalog: Path, bundle: Bundle, tmp_path_factory: pytest.TempPath
     return Folder(outcome.url)
 
 
-SETTINGS = RunSettings(attribution="all", donors=4, donor_set=16, shard_records=8)
+SETTINGS = RunSettings(attribution="all", operators=tuple(OPERATORS), donors=4, donor_set=16, shard_records=8)
+LAST_BITS = 2e-6
+"""Of an importance of some logits, where the same batch shape holds other records beside it."""
 
 
 def test_a_run_has_one_row_for_every_record_and_is_whole(undisturbed: Folder, catalog: Path) -> None:
@@ -107,7 +109,7 @@ def test_shard_size_workers_and_batch_do_not_change_a_row(
         model_path=str(bundle.path),
         settings=SETTINGS.model_copy(update={"shard_records": 19, "workers": 1}),
     )
-    pd.testing.assert_frame_equal(rows(Folder(same.url)), expected, check_exact=True)
+    pd.testing.assert_frame_equal(rows(Folder(same.url)), expected, check_exact=False, rtol=0, atol=LAST_BITS)
     other = screen(
         str(catalog),
         str(tmp_path / "other"),
@@ -116,7 +118,9 @@ def test_shard_size_workers_and_batch_do_not_change_a_row(
     )
     assert other.run_id != same.run_id  # another numerics fingerprint
     found = rows(Folder(other.url))
-    for column in ("logit", "probability", *(f"importance_{lead}" for lead in LEADS)):
+    explained = [name for name, kind, _ in EXPLANATION_COLUMNS if kind != "string"]
+    assert found[explained].notna().any().all()
+    for column in ("logit", "probability", *explained):
         np.testing.assert_allclose(found[column], expected[column], atol=TOLERANCE, rtol=0)
 
 
@@ -126,7 +130,7 @@ def test_killed_half_way_and_started_again_gives_the_same_bytes(
     command = [sys.executable, "-m", "screening", "run", "--catalog", catalog, "--out", tmp_path / "runs"]
     command += ["--model", bundle.path, "--attribution", "all", "--donors", "4", "--shard-records", "8", "--json"]
     settings = tmp_path / "settings.yaml"
-    settings.write_text("donor_set: 16\n")
+    settings.write_text(f"donor_set: 16\noperators: [{', '.join(OPERATORS)}]\n")
     command += ["--config", settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SCREENING_STATE": str(tmp_path / "state")}
 
