@@ -52,7 +52,7 @@ class Measured:
     high_qrs_ms: float  # of the recording, with beats found on it
     statements: frozenset[str]
     sex: str
-    age: float
+    age: float | None
 
 
 def row(what: str, differences: list[float] | np.ndarray, unit: str) -> None:
@@ -64,14 +64,14 @@ def row(what: str, differences: list[float] | np.ndarray, unit: str) -> None:
         return
     low, middle, high = np.percentile(values, (5, 50, 95))
     print(
-        f"  {what:40s}{len(values):8d}{middle:+9.3g}{low:+9.3g}{high:+9.3g}"
-        f"{np.percentile(np.abs(values), 95):9.3g}  {unit}"
+        f"  {what:40s}{len(values):8d}{middle:+10.3g}{low:+10.3g}{high:+10.3g}"
+        f"{np.percentile(np.abs(values), 95):10.3g}  {unit}"
     )
 
 
 def heading(title: str) -> None:
     """Print a table's title and what its columns are."""
-    print(f"\n{title}\n  {'':40s}{'n':>8s}{'median':>9s}{'5%':>9s}{'95%':>9s}{'|.| 95%':>9s}")
+    print(f"\n{title}\n  {'':40s}{'n':>8s}{'median':>10s}{'5%':>10s}{'95%':>10s}{'|.| 95%':>10s}")
 
 
 def nearest(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -227,9 +227,12 @@ def by_statement(records: list[Measured]) -> None:
     for at, some in enumerate(groups.values()):
         for one in some:
             found = () if one.low is None else find(one.low, sex=one.sex, age=one.age)
+            length = one.beats.p_off - one.beats.p_on
+            p_ms = 1000 * float(np.nanmedian(length)) if np.isfinite(length).any() else 0.0
             marks = {f"{f.sign} {f.territory}" for f in found} | ({"any sign"} if found else set())
             marks |= {"QRS too wide for Q and ST"} if one.low and one.low.qrs_ms >= WIDE_QRS_MS else set()
             marks |= {"P in half of the beats"} if np.isfinite(one.beats.p_on).mean() > 0.5 else set()
+            marks |= {"P longer than 150 ms"} if p_ms > 150 else set()
             marks |= {"nothing measured"} if one.low is None else set()
             for mark in marks:
                 rates.setdefault(mark, [0.0] * len(groups))[at] += 100 / len(some)
@@ -270,7 +273,7 @@ def main() -> None:
             else np.nan,
             statements=frozenset(code for code, sure in codes.items() if sure >= SURE or sure == 0),
             sex="female" if line["sex"] == "1" else "male",
-            age=float(line["age"]),
+            age=float(line["age"]) if line["age"] else None,
         )
         if number % arguments.every == 0:
             for_the_other[line["ecg_id"]] = recording
