@@ -21,7 +21,9 @@ from tests.train.sets import FIT, training_set
 
 FOLDS = tuple(range(1, 10))
 DATA = replace(training_set(312), fold=(1 + np.arange(312) // 4 % 6).astype(np.int16))
-DATA.signals_mV[:, 7] += np.random.default_rng(0).normal(0, 0.06, (312, 1))  # so that no network parts the classes wholly
+DATA.signals_mV[:, 7] += np.random.default_rng(0).normal(
+    0, 0.06, (312, 1)
+)  # so that no network parts the classes wholly
 SMALL = {
     REFERENCE: Procedure(TINY, FIT, (1e-3, 2e-3), trial_epochs=1),
     "no attention": Procedure(replace(TINY, attention_kernel=None), FIT, (1e-3, 2e-3), trial_epochs=1),
