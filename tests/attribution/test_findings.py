@@ -28,7 +28,7 @@ NORMAL = Measurements(
 
 
 def having(**leads: dict[str, Any]) -> Measurements:
-    """Return a normal ECG in which leads differ: V2={"q_ms": 40, ...}; st is that of the J point."""
+    """Return a normal ECG in which leads differ: V2={"q_ms": 40, ...}; st is that of the J point and 60 ms later."""
     arrays = {name: np.array(getattr(NORMAL, name)) for name in ("q_ms", "q_mV", "r_ms", "r_mV", "s_mV", "qs", "t_mV")}
     st = np.array(NORMAL.st_mV)
     for lead, values in leads.items():
@@ -110,9 +110,22 @@ def test_the_limits_of_st_elevation(
     assert any(sign == "st_elevation" for sign, _ in found) == counts
 
 
-def test_the_limits_of_st_depression() -> None:
-    assert signs(having(V5={"st": -0.05}, V6={"st": -0.05})) == {("st_depression", "lateral")}
-    assert signs(having(V5={"st": -0.04}, V6={"st": -0.2})) == set()
+@pytest.mark.parametrize(
+    ("at_j", "later", "counts"),
+    [
+        (-0.05, -0.05, True),
+        (-0.04, -0.20, False),  # not at the J point
+        (-0.06, -0.20, True),  # downsloping
+        (-0.10, -0.085, True),  # horizontal, within what is measured
+        (-0.10, -0.06, False),  # upsloping, as in many normal ECGs
+        (-0.20, 0.10, False),
+        (-0.06, -0.045, False),
+    ],
+)
+def test_st_is_depressed_where_it_does_not_rise(at_j: float, later: float, counts: bool) -> None:
+    level = {"st": np.array([at_j, later])}
+    assert signs(having(V5=level, V6=level)) == ({("st_depression", "lateral")} if counts else set())
+    assert signs(having(V6=level)) == set()
 
 
 def test_t_is_inverted_where_r_is_prominent() -> None:
@@ -127,9 +140,12 @@ def test_t_is_inverted_where_r_is_prominent() -> None:
 def test_r_that_does_not_grow_and_r_that_is_tall() -> None:
     assert signs(having(V3={"r_mV": 0.3}, V2={"r_mV": 0.3})) == {("poor_r_progression", "anterior")}
     assert signs(having(V3={"r_mV": 0.31})) == set()
-    assert signs(having(V2={"r_mV": 1.3, "r_ms": 44.0, "s_mV": 0.4})) == {("tall_r", "septal")}
-    assert signs(having(V2={"r_mV": 1.3, "r_ms": 38.0, "s_mV": 0.4})) == set()
-    assert signs(having(V2={"r_mV": 1.3, "r_ms": 44.0, "s_mV": 0.4, "t_mV": -0.2})) == set()
+    tall = {"r_mV": 1.3, "r_ms": 44.0, "s_mV": 0.4}
+    assert signs(having(V1=tall, V2=tall)) == {("tall_r", "septal")}
+    assert signs(having(V2=tall)) == signs(having(V1=tall)) == set()  # V2 alone is so in many normal ECGs
+    assert signs(having(V1=tall, V2={**tall, "r_ms": 38.0})) == set()
+    assert signs(having(V1=tall, V2={**tall, "s_mV": 1.4})) == set()
+    assert signs(having(V1=tall, V2={**tall, "t_mV": -0.05})) == set()
 
 
 def test_a_wide_qrs_says_nothing_of_q_and_st() -> None:
