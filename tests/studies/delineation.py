@@ -176,9 +176,9 @@ def against_another_detector(recordings: dict[str, Recording], of: dict[str, Mea
     print(
         f"\n2. R peaks, against XQRS on lead II ({len(recordings)} records; it finds nothing at all in {silent}, left out)"
     )
-    for group, (records, others, found, ours, confirmed) in sorted(counts.items()):
-        print(f"  {group:8s}{records:6d} records; XQRS' beats found {share(found, others)}", end="")
-        print(f"; ours found by XQRS {share(confirmed, ours)}")
+    for group, (records, of_xqrs, found, of_ours, confirmed) in sorted(counts.items()):
+        print(f"  {group:8s}{records:6d} records; XQRS' beats found {share(found, of_xqrs)}", end="")
+        print(f"; ours found by XQRS {share(confirmed, of_ours)}")
 
 
 def through_the_filter(records: list[Measured]) -> None:
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="of the archive's records, for the other detector")
     arguments = parser.parse_args()
     against_simulated_hearts(arguments.simulated)
-    first, last = (int(part) for part in arguments.folds.split("-"))
+    first, last = (int(part) for part in (arguments.folds.split("-") * 2)[:2])  # "9" is 9-9
     with (arguments.archive / "ptbxl_database.csv").open(newline="") as file:
         rows = [line for line in csv.DictReader(file) if first <= int(line["strat_fold"]) <= last]
     reader = ArchiveReader(str(arguments.archive))
