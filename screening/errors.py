@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class UserError(Exception):
     """Something the user can mend: the message is one sentence that says what, where and how."""
+
+
+class StorageError(OSError):
+    """Storage did not answer as it should, however often it was asked. Its text holds no path."""

@@ -1,24 +1,91 @@
 """Folders on any fsspec file system, with the two things a ledger needs: whole-or-nothing writes and exclusive creation.
 
-Object stores write an object whole or not at all; on a local disk the same is had by a temporary name and a rename.
+Object stores write an object whole or not at all; on a local disk the same is had by a temporary name and a rename. What a
+store refuses for the moment is asked for again, a bounded number of times. Files are their owner's alone unless said otherwise.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import secrets
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from screening.errors import UserError
+from screening.errors import StorageError, UserError
+
+ATTEMPTS = 5
+RETRY_FIRST_S, RETRY_LONGEST_S = 0.25, 8.0
+CONNECT_S, ANSWER_S = 10, 30
+"""How long an object store may take to be reached, and to go on answering, before it is asked again."""
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError)
+"""What storage says of a file, and says again however often it is asked."""
+
+T = TypeVar("T")
+
+
+def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """Return ``ask()``, asking again with doubling pauses while storage fails.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError
+        At once: these are answers.
+    StorageError
+        In place of everything else, after ``attempts`` tries, or at once where the disk is full or closed to us.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return ask()
+        except (*_ANSWERS, StorageError):
+            raise
+        except Exception as error:
+            number = error.errno if isinstance(error, OSError) else None
+            # The kind only: messages of storage libraries hold paths.
+            what = f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
+            if number in _LASTING:
+                raise StorageError(f"{what} from storage") from error
+            if attempt == attempts:
+                raise StorageError(f"{what} from storage, {attempts} times") from error
+            # Apart by chance, so that many workers do not come back together.
+            time.sleep(min(RETRY_LONGEST_S, RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1))
+    raise AssertionError
+
+
+def open_filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL and the path on it; what cannot be opened raises as its library does.
+
+    Listings are not cached, so that what others write is seen, and S3 is not waited for longer than `ANSWER_S`.
+    """
+    options = dict(storage_options or {})
+    protocol = fsspec.utils.get_protocol(url)
+    if protocol in ("s3", "s3a"):
+        waits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S}
+        options["config_kwargs"] = waits | options.get("config_kwargs", {})
+    if protocol not in ("file", "local"):
+        options.setdefault("use_listings_cache", False)
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    return fs, path
+
+
+def make_folders(path: str, *, mode: int = 0o700) -> None:
+    """Make a local folder and those above it that are missing, each with ``mode`` and no more."""
+    if not path or os.path.isdir(path):
+        return
+    make_folders(os.path.dirname(path), mode=mode)
+    with suppress(FileExistsError):
+        os.mkdir(path, mode)
 
 
 @dataclass(frozen=True)
@@ -39,7 +106,7 @@ class Folder:
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         try:
-            fs, path = fsspec.core.url_to_fs(self.url, **self.storage_options)
+            fs, path = open_filesystem(self.url, self.storage_options)
         except (ValueError, ImportError) as error:
             raise UserError(f"cannot use {self.url!r} as a folder: {error}") from error
         return fs, path.rstrip("/")
@@ -72,37 +139,48 @@ class Folder:
         """Return the folder ``name`` inside this one."""
         return Folder(f"{self.url.rstrip('/')}/{name}", self.storage_options)
 
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask again where that helps: of object stores; a local disk's fault would only come later."""
+        return question() if self.is_local else again(question)
+
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder ``name`` is there now (listings are not cached)."""
         fs = self._opened[0]
         fs.invalidate_cache()
-        return bool(fs.exists(self.path(name)))
+        try:
+            self._ask(lambda: fs.info(self.path(name)))  # fsspec's own exists() takes every fault for absence
+        except FileNotFoundError:
+            return False
+        return True
 
     def read(self, name: str) -> bytes:
         """Return the bytes of file ``name``; FileNotFoundError if it is not there."""
-        return bytes(self._opened[0].cat_file(self.path(name)))
+        return self._ask(lambda: bytes(self._opened[0].cat_file(self.path(name))))
 
-    def write(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
+    def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Write file ``name`` whole or not at all, replacing what stood there. ``mode`` holds on local disks."""
         if not self.is_local:
-            self._opened[0].pipe_file(self.path(name), data)
+            again(lambda: self._opened[0].pipe_file(self.path(name), data))
             return
         with self.writer(name, mode=mode) as file:
             file.write(data)
 
     @contextmanager
-    def writer(self, name: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-        """Open file ``name`` for writing a stream; it appears, whole, when the block ends without an error."""
+    def writer(self, name: str, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+        """Open file ``name`` for writing a stream; it appears, whole, when the block ends without an error.
+
+        Folders that are missing are made as open as the file: 0700, or 0755 where others may read it.
+        """
         fs, path = self._opened[0], self.path(name)
         if not self.is_local:
             # Through a temporary file: an aborted block must leave nothing, and open uploads finish when collected.
             with tempfile.NamedTemporaryFile() as spool:
                 yield spool  # type: ignore[misc]
                 spool.flush()
-                fs.put_file(spool.name, path)
+                again(lambda: fs.put_file(spool.name, path))
             return
         parent = os.path.dirname(path)
-        os.makedirs(parent, exist_ok=True)
+        make_folders(parent, mode=_folder_mode(mode))
         temporary = f"{parent}/.{os.path.basename(path)}.{secrets.token_hex(6)}.tmp"
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -115,30 +193,33 @@ class Folder:
                 os.unlink(temporary)
             raise
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, mode: int = 0o600) -> bool:
         """Create file ``name`` if nobody has; return False, changing nothing, if it exists already.
 
         Exclusive on local disks and on stores with conditional writes (S3, memory); fsspec's own ``create`` mode is not
-        exclusive on local disks, where it looks first and writes then.
+        exclusive on local disks, where it looks first and writes then. ``data`` should be the caller's alone (hold a random
+        token): a store's answer that got lost is made good by looking whose bytes are there.
         """
         fs, path = self._opened[0], self.path(name)
         if not self.is_local:
             try:
-                fs.pipe_file(path, data, mode="create")
+                again(lambda: fs.pipe_file(path, data, mode="create"))
             except FileExistsError:
-                return False
+                return self.read(name) == data
             return True
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folders(os.path.dirname(path), mode=_folder_mode(mode))
         temporary = f"{path}.{secrets.token_hex(6)}.tmp"
         try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             try:
                 os.link(temporary, path)  # one link to a name: whole and exclusive at once
             except FileExistsError:
                 return False
             except OSError:  # a file system without hard links: exclusive, if not whole at once
-                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                     file.write(data)
         except FileExistsError:
             return False
@@ -152,7 +233,7 @@ class Folder:
         fs = self._opened[0]
         fs.invalidate_cache()
         try:
-            found = fs.ls(self.path(name), detail=False)
+            found = self._ask(lambda: fs.ls(self.path(name), detail=False))
         except FileNotFoundError:
             return []
         return sorted(PurePosixPath(p).name for p in found if not PurePosixPath(p).name.startswith("."))
@@ -160,8 +241,12 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove file or folder ``name`` with all in it; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            self._opened[0].rm(self.path(name), recursive=True)
+            self._ask(lambda: self._opened[0].rm(self.path(name), recursive=True))
 
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""
-        return self._opened[0].open(self.path(name), "rb")
+        return self._ask(lambda: self._opened[0].open(self.path(name), "rb"))
+
+
+def _folder_mode(mode: int) -> int:
+    return 0o755 if mode & 0o044 else 0o700

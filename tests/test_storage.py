@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -7,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from screening.errors import UserError
-from screening.storage import Folder
+from screening.errors import StorageError, UserError
+from screening.storage import Folder, again
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -67,12 +69,81 @@ def test_a_folder_travels_without_its_connection(folder: Folder) -> None:
     assert pickle.loads(pickle.dumps(folder)).read("x") == b"1"
 
 
-def test_locations_are_private_on_a_local_disk(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    folder.write("secret", b"path", mode=0o600)
-    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-
-
 def test_an_unknown_scheme_is_the_users_error() -> None:
     with pytest.raises(UserError, match="cannot use 'nosuch://x' as a folder"):
         Folder("nosuch://x").exists()
+
+
+def test_a_store_that_fails_for_a_moment_is_asked_again() -> None:
+    answers: list[Any] = [ConnectionResetError(), OSError(5, "/archive/MUELLER"), b"data"]
+
+    def ask() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert again(ask, 3) == b"data"
+    answers[:] = [ConnectionResetError(), OSError(5, "/archive/MUELLER")]
+    with pytest.raises(StorageError, match=r"^OSError \(Input/output error\) from storage, 2 times$"):
+        again(ask, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised", "message"),
+    [
+        (FileNotFoundError("x"), FileNotFoundError, "x"),
+        (OSError(errno.ENOSPC, "full"), StorageError, r"^OSError \(No space left on device\) from storage$"),
+        (OSError(errno.EROFS, "closed"), StorageError, r"^OSError \(Read-only file system\) from storage$"),
+    ],
+)
+def test_an_answer_and_a_full_disk_are_not_asked_again(answer: OSError, raised: type, message: str) -> None:
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise answer
+
+    with pytest.raises(raised, match=message):
+        again(ask)
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("folder", ["memory", "s3"], indirect=True)
+def test_a_creation_whose_answer_was_lost_is_still_ours(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store made the file, the answer did not come through, and asked again it says that the file exists."""
+    fs = folder.filesystem
+    pipe_file, lost = type(fs).pipe_file, [True]
+
+    def losing(self: Any, path: str, value: bytes, **options: Any) -> None:
+        pipe_file(self, path, value, **options)
+        if lost:
+            lost.clear()
+            raise ConnectionResetError
+
+    monkeypatch.setattr(type(fs), "pipe_file", losing)
+    assert folder.create("lease/one", b"mine")
+    assert not folder.create("lease/one", b"another's")
+
+
+def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        folder = Folder(str(tmp_path / "runs" / "one"))
+        folder.write("results/part", b"rows")
+        folder.create("lease/epoch", b"me")
+        Folder(str(tmp_path / "public")).write("tables/report.csv", b"shares", mode=0o644)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {
+        "runs": 0o700,
+        "runs/one": 0o700,
+        "runs/one/results": 0o700,
+        "runs/one/results/part": 0o600,
+        "runs/one/lease": 0o700,
+        "runs/one/lease/epoch": 0o600,
+        "public": 0o755,
+        "public/tables": 0o755,
+        "public/tables/report.csv": 0o644,
+    }

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from screening.errors import UserError
+from screening.storage import open_filesystem
 
 ABSENT = "absent"
 """Version of a record that is listed somewhere but has no file in the archive."""
@@ -42,9 +42,7 @@ def open_root(url: str, storage_options: dict[str, Any] | None = None) -> tuple[
     """
     shown = without_credentials(url)
     try:
-        # No listing cache: a second scan in the same process has to see what changed.
-        options = {"use_listings_cache": False, **(storage_options or {})}
-        fs, root = fsspec.core.url_to_fs(url, **options)
+        fs, root = open_filesystem(url, storage_options)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"The archive URL {shown!r} cannot be used ({error}); give a folder or a URL such as s3://bucket/ecg."

@@ -7,7 +7,6 @@ import os
 import stat
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from screening.archive import wfdb
@@ -16,6 +15,7 @@ from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import UserError
 from screening.recording import Recording, Rejected
+from screening.storage import open_filesystem
 
 # Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -105,7 +105,7 @@ class ArchiveReader:
     def _open(self) -> tuple[Any, str]:
         if self._storage is None:
             try:
-                fs, root = fsspec.core.url_to_fs(self.root_url, **self.storage_options)
+                fs, root = open_filesystem(self.root_url, self.storage_options)
             except (ValueError, ImportError) as error:
                 raise UserError(f"cannot use {self.root_url!r} as an archive: {error}") from error
             root = os.path.realpath(root) if isinstance(fs, LocalFileSystem) else root

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from fsspec.spec import AbstractFileSystem
 from screening.archive.listing import join, without_credentials
 from screening.contract import CATALOG_COLUMNS, sha256_of
 from screening.errors import UserError
+from screening.storage import make_folders, open_filesystem
 
 ROW_GROUP = 16_384
 NAMES = ("catalog", "locations")
@@ -42,7 +42,7 @@ LOCATION_SCHEMA = pa.schema([pa.field("record_id", pa.string()), pa.field("locat
 def open_folder(path: str, storage_options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:
     """Return the file system and path of a catalog's folder; it need not exist yet."""
     try:
-        fs, folder = fsspec.core.url_to_fs(str(path), **{"use_listings_cache": False, **(storage_options or {})})
+        fs, folder = open_filesystem(str(path), storage_options)
     except Exception as error:  # every file system raises its own
         shown = without_credentials(str(path))
         raise UserError(
@@ -123,8 +123,8 @@ class _HashingFile(io.RawIOBase):
 class _DataFile:
     """One Parquet file in the making, in row groups of fixed size, so that equal rows make equal bytes."""
 
-    def __init__(self, fs: AbstractFileSystem, path: str, schema: pa.Schema, *, private: bool) -> None:
-        self._sink = _HashingFile(_create(fs, path, private=private))
+    def __init__(self, fs: AbstractFileSystem, path: str, schema: pa.Schema) -> None:
+        self._sink = _HashingFile(_create(fs, path))
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
@@ -160,9 +160,9 @@ class _DataFile:
             self._sink.close()
 
 
-def _create(fs: AbstractFileSystem, path: str, *, private: bool) -> IO[bytes]:
+def _create(fs: AbstractFileSystem, path: str) -> IO[bytes]:
     if isinstance(fs, LocalFileSystem):
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666), "wb")
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     stream: IO[bytes] = fs.open(path, "wb")
     return stream
 
@@ -234,12 +234,15 @@ class CatalogFiles:
 
     def _start(self) -> None:
         if not self._fs.exists(self._folder):
-            self._fs.makedirs(self._folder, exist_ok=True)
+            if isinstance(self._fs, LocalFileSystem):
+                make_folders(self._folder)  # it lists patients: its owner's alone
+            else:
+                self._fs.makedirs(self._folder, exist_ok=True)
             self._made_folder = True
         self._remove_strays()
         schemas = {"catalog": CATALOG_SCHEMA, "locations": LOCATION_SCHEMA}
         for name in NAMES:
-            self._files[name] = _DataFile(self._fs, self._pending(name), schemas[name], private=name == "locations")
+            self._files[name] = _DataFile(self._fs, self._pending(name), schemas[name])
 
     def _remove_strays(self) -> None:
         """Remove what a crashed scan left, but not a committed file that still waits for its plain name."""
@@ -271,7 +274,7 @@ class CatalogFiles:
             self._fs.pipe_file(path, text)  # object stores replace an object in one step
             return
         pending = f"{path}.pending-{self._mark}"
-        with open(pending, "xb") as stream:
+        with _create(self._fs, pending) as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -11,7 +11,7 @@ import click
 
 import screening
 from screening.contract import NOTICE
-from screening.errors import UserError
+from screening.errors import StorageError, UserError
 
 EXIT_DONE, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3
 
@@ -70,6 +70,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         code = EXIT_USAGE
+    except StorageError as error:
+        click.echo(
+            f"Error: {error}; nothing is lost: start the same command again once storage answers",
+            err=True,
+        )
+        code = EXIT_INTERRUPTED
     except OSError as error:
         click.echo(f"Error: {error.strerror or error} ({type(error).__name__}); check the path or URL", err=True)
         code = EXIT_USAGE

@@ -58,7 +58,7 @@ def command(
     current = refresh(Folder(runs, storage_options))
     known = _look_up(current, opened, record_id, storage_options, must_read=form is not None)
     if out and form:
-        Folder(str(out.parent)).write(out.name, _drawn(known, form), mode=0o600)
+        Folder(str(out.parent)).write(out.name, _drawn(known, form))
     if as_json:
         drawn = known.recording if isinstance(known.recording, str) else "drawn"
         written = {"out": str(out), "ecg": drawn} if out else {}

@@ -146,7 +146,7 @@ def make_report(of: Joined, *, settings: ReportSettings, population: ReferencePo
 def keep_release(runs: Folder, report: Report) -> None:
     """Note what is released, for the next night to be held against; not for a report that waits, nor an exact one."""
     if not report.released.waits and report.released.settings.threshold:
-        runs.write(report.release_name, json.dumps(report.released.to_json()).encode(), mode=0o600)
+        runs.write(report.release_name, json.dumps(report.released.to_json()).encode())
 
 
 def _release_key(catalog: Catalog, settings: ReportSettings, age_edges: Sequence[int]) -> str:

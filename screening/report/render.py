@@ -325,7 +325,7 @@ def write_report(document: Document, folder: Folder | Path | str) -> dict[str, s
     files["html"] = ("report.html", render_html(document).encode())
     stale = _tables_before(place) - {name for name, _ in files.values()}
     for name, data in files.values():
-        place.write(name, data)
+        place.write(name, data, mode=0o644)  # for sharing, unlike what lists patients
     for name in stale:
         place.remove(name)
     return {key: place.path(name) for key, (name, _) in files.items()}

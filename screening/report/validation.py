@@ -358,7 +358,7 @@ def store_validation(runs: Folder, validation: Validation) -> str:
     estimates = {k: asdict(v) if isinstance(v, Estimate) else v for k, v in vars(found).items() if k != "draws"}
     name = f"validations/{sha256_of(facts)[:16]}.json"
     data = json.dumps({"notice": NOTICE, **facts, "estimates": estimates}, indent=1).encode()
-    runs.write(name, data, mode=0o600)
+    runs.write(name, data)
     return name
 
 

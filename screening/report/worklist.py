@@ -159,7 +159,7 @@ def write_worklist(
         facts: dict[str, Any] = {"models": models, "rule": frame.index_rule, "since": frame.since, "until": frame.until}
         facts["flagged"] = flagged
         book = _Book(folder, total, detailed, facts)
-        with folder.writer("worklist.csv", mode=0o600) as file:
+        with folder.writer("worklist.csv") as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\r\n")
             writer.writerow(CSV_COLUMNS)
@@ -349,6 +349,6 @@ class _Book:
                 **self._facts,
             )
         )
-        self._folder.write(page_name(self._page), page.encode(), mode=0o600)
+        self._folder.write(page_name(self._page), page.encode())
         self._written.add(page_name(self._page))
         self._held = []

@@ -57,8 +57,8 @@ def donor_set_for(
     name = chosen.sha256
     metadata = {"record_ids": json.dumps(chosen.record_ids), "patient_keys": json.dumps(chosen.patient_keys)}
     data = save({"signals_mV": np.ascontiguousarray(chosen.signals_mV)}, metadata=metadata)
-    runs.write(f"donors/{name}.safetensors", data, mode=0o600)
-    runs.write(index, json.dumps({"donor_set": name, "donors": len(chosen.record_ids)}).encode(), mode=0o600)
+    runs.write(f"donors/{name}.safetensors", data)
+    runs.write(index, json.dumps({"donor_set": name, "donors": len(chosen.record_ids)}).encode())
     return name
 
 

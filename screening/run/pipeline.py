@@ -23,18 +23,18 @@ import screening
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.cluster import cluster
-from screening.errors import UserError
+from screening.errors import StorageError, UserError
 from screening.model.bundle import load_bundle
 from screening.run.bundles import store_bundle
 from screening.run.donors import donor_set_for
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
 from screening.run.plan import Plan, make_plan, store_plan
-from screening.run.worker import ScoringActor, Source, StorageError, again, decode_block
+from screening.run.worker import ScoringActor, Source, decode_block
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import quality_settings
-from screening.storage import Folder
+from screening.storage import Folder, again
 
 # Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
 # have half the cores, so that actors cannot starve them (a pool that takes every CPU hangs Ray Data).

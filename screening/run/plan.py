@@ -196,8 +196,8 @@ def _slices(shards: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
 
 
 def _write_slice(run: Folder, number: int, shards: list[pa.Table]) -> None:
-    for kind, columns, mode in (("records", _RECORD_COLUMNS, 0o644), ("locations", ("location",), 0o600)):
-        with run.writer(_slice_name(kind, number), mode=mode) as file:
+    for kind, columns in (("records", _RECORD_COLUMNS), ("locations", ("location",))):
+        with run.writer(_slice_name(kind, number)) as file:
             schema = shards[0].select(list(columns)).schema
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for shard in shards:

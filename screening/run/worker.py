@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 
 from screening.archive.reader import ArchiveReader
 from screening.contract import OPERATORS, PREFIX_OF
-from screening.errors import UserError
+from screening.errors import StorageError, UserError
 from screening.model.bundle import check_golden
 from screening.recording import Recording, Rejected
 from screening.run.bundles import fetch_bundle
@@ -31,11 +30,10 @@ from screening.run.ledger import ShardSummary, footer
 from screening.run.plan import Plan, read_locations, read_shard, results_name
 from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
 from screening.signal.preprocess import Preprocessing
-from screening.storage import Folder
+from screening.storage import Folder, again
 
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
-RETRY_FIRST_S = 0.5
 
 T = TypeVar("T")
 
@@ -84,23 +82,6 @@ def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> It
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-class StorageError(Exception):
-    """Storage did not answer as it should, however often it was asked."""
-
-
-def again(ask: Callable[[], T], attempts: int) -> T:
-    """Return ``ask()``, asking again with doubling pauses when storage fails."""
-    for attempt in range(attempts):
-        try:
-            return ask()
-        except Exception as error:
-            if attempt + 1 == attempts:
-                # The type only: messages of storage libraries hold paths.
-                raise StorageError(f"{type(error).__name__} from storage, {attempts} times") from error
-            time.sleep(RETRY_FIRST_S * 2**attempt)
-    raise AssertionError
 
 
 class ScoringActor:

@@ -20,7 +20,6 @@ from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
@@ -29,7 +28,7 @@ from screening.errors import UserError
 from screening.signal import heart
 from screening.signal.population import CONDITIONS, STAGES, TERRITORY_CODES, SimulationSettings, Traits, draw
 from screening.signal.synthesis import UNITS_PER_MV, digitised
-from screening.storage import Folder
+from screening.storage import Folder, open_filesystem
 
 __all__ = ["ArchiveSummary", "SimulatedBatch", "SimulationSettings", "Truth", "simulate", "write_archive"]
 
@@ -224,7 +223,7 @@ def _write_whole_folder(url: str, settings: SimulationSettings, number: int) -> 
 
 def _write_folder(url: str, settings: SimulationSettings, number: int) -> Iterator[int]:
     """Write a folder of up to a thousand records; yield how many each batch wrote."""
-    fs, root = fsspec.core.url_to_fs(url)
+    fs, root = open_filesystem(url)
     root = root.rstrip("/")
     local = isinstance(fs, LocalFileSystem)
     indices = np.arange(number * RECORDS_A_FOLDER, min((number + 1) * RECORDS_A_FOLDER, settings.records))

@@ -170,7 +170,8 @@ def test_file_modes(mimic: Path, tmp_path: Path) -> None:
     finally:
         os.umask(old)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "c").iterdir()}
-    assert modes == {"catalog.json": 0o644, "catalog.parquet": 0o644, "locations.parquet": 0o600}
+    assert modes == {"catalog.json": 0o600, "catalog.parquet": 0o600, "locations.parquet": 0o600}
+    assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o700
 
 
 def test_records_files_nested_as_physionet_nests_them(tmp_path: Path) -> None:
