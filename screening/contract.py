@@ -119,6 +119,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     EMPTY_FILE = "empty_file"
     UNSAFE_PATH = "unsafe_path"
+    CHANGED = "changed"
     TOO_LARGE = "too_large"
     UNKNOWN_FORMAT = "unknown_format"
     BAD_HEADER = "bad_header"
@@ -143,7 +144,8 @@ REASONS: dict[Reason, str] = {
     Reason.MISSING_FILE: "a file of the record is not in the archive",
     Reason.EMPTY_FILE: "a file of the record holds no bytes",
     Reason.UNSAFE_PATH: "the header names a file outside the record's own folder",
-    Reason.TOO_LARGE: "the record is larger, or claims to be larger, than the limits of the reader",
+    Reason.CHANGED: "a file of the record is another than when it was catalogued; `screening catalog` takes up the new one",
+    Reason.TOO_LARGE: "the record is larger, or claims to be larger, or takes more time or memory than the limits allow",
     Reason.UNKNOWN_FORMAT: "no reader knows this file or its storage format",
     Reason.BAD_HEADER: "the header cannot be understood or contradicts itself",
     Reason.TRUNCATED: "the file holds fewer samples than its header claims",

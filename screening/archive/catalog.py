@@ -37,7 +37,7 @@ from screening.archive.store import CATALOG_SCHEMA, ROW_GROUP, CatalogFiles, loc
 from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class OtherVersion(UserError):

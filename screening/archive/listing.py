@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -106,19 +107,43 @@ def stem_of(location: str) -> str:
 
 
 def version_of(files: Iterable[FileFacts]) -> tuple[int, str]:
-    """Return (bytes together, version) of the files of one record, in whatever order they were listed."""
+    """Return (bytes together, version) of the files of one record, in whatever order they were listed.
+
+    The version says of each file what it was, so that whoever reads one of them can tell whether it still is.
+
+    >>> version_of([(".hea", 900, "1"), (".dat", 120_000, "2")])
+    (120900, '.dat:8872b92dee/.hea:0a8c0997c0')
+    """
     ordered = sorted(files)
-    text = "\n".join(f"{suffix}\t{size}\t{token}" for suffix, size, token in ordered)
-    return sum(size for _, size, _ in ordered), hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    marks = [f"{suffix}:{mark_of(size, token)}" for suffix, size, token in ordered]
+    return sum(size for _, size, _ in ordered), "/".join(marks)
 
 
-def _token(info: dict[str, Any]) -> str:
+def mark_of(size: int, token: str) -> str:
+    """Return a short name for a file's content by its size and token; "?" where the storage gives no token."""
+    return hashlib.blake2b(f"{size}\t{token}".encode(), digest_size=5).hexdigest() if token else "?"
+
+
+def is_changed(version: str, path: str, mark: str) -> bool:
+    """Whether the file at ``path``, found with ``mark``, is another than when its record had ``version``.
+
+    Files that are not part of the version (in another folder or with another stem) are taken as they are.
+    """
+    if version == ABSENT:
+        return True
+    suffix = posixpath.splitext(path)[1]
+    known = dict(entry.rpartition(":")[::2] for entry in version.split("/"))
+    return known.get(suffix, mark) not in (mark, "?") and mark != "?"
+
+
+def token_of(info: dict[str, Any]) -> str:
+    """Return what a storage says of a file that changes with its content, "" where it says nothing of the kind."""
     for key in ("ETag", "etag", "md5Hash", "content_md5", "CRC", "generation"):
         if info.get(key):
             return str(info[key]).strip('"')
     for key in ("LastModified", "last_modified", "mtime", "modified", "created"):
-        if info.get(key):
-            return str(info[key])
+        if value := info.get(key):
+            return str(value.isoformat() if isinstance(value, datetime) else value)  # a listing may spell it as text
     return ""
 
 
@@ -297,7 +322,7 @@ class Listing:
             if info["type"] == "directory":
                 content.folders.append(name)
             else:
-                content.add(name, int(info.get("size") or 0), _token(info))
+                content.add(name, int(info.get("size") or 0), token_of(info))
         return content
 
     def _list_below(self, group: str) -> dict[str, Folder]:
@@ -306,7 +331,7 @@ class Listing:
         path = join(self._root, group)
         for name, info in self._fs.find(path, detail=True).items():
             below, _, file = (posixpath.join(group, name.split(path, 1)[1].lstrip("/"))).rpartition("/")
-            found[below].add(file, int(info.get("size") or 0), _token(info))
+            found[below].add(file, int(info.get("size") or 0), token_of(info))
         return found
 
 

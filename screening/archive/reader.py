@@ -11,6 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from screening.archive import wfdb
 from screening.archive.container import Refused, container_of
+from screening.archive.listing import is_changed, mark_of, stem_of, token_of
 from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import UserError
@@ -21,6 +22,7 @@ from screening.storage import open_filesystem
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OUTSIDE = "a file of the record leads outside the archive"
+_CHANGED = "a file of the record is not the one that was catalogued"
 
 
 class ArchiveReader:
@@ -48,7 +50,7 @@ class ArchiveReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def read(self, location: str, record_id: str) -> Recording | Rejected:
+    def read(self, location: str, record_id: str, *, version: str | None = None) -> Recording | Rejected:
         """Read one record.
 
         Parameters
@@ -57,6 +59,8 @@ class ArchiveReader:
             Root-relative path of the record's first file (for WFDB, the header). What it is, its bytes tell.
         record_id
             Goes into the result.
+        version
+            Of the record in the catalog; where a file is another since, the record is Rejected. None: as it is now.
 
         Raises
         ------
@@ -66,13 +70,15 @@ class ArchiveReader:
         """
         head = b""
         try:
-            head = self._fetch(location, MAX_HEADER_BYTES + 1)
+            head = self._fetch(location, MAX_HEADER_BYTES + 1, version)
             files: dict[str, bytes] = {}
             left = MAX_RECORD_BYTES - len(head)
             folder = location[: location.rfind("/") + 1]
             while names := [name for name in wfdb.signal_file_names(head, files) if name not in files]:
                 for name in names:
-                    files[name] = self._fetch(folder + name, left + 1, whole=True)
+                    files[name] = self._fetch(
+                        folder + name, left + 1, _version_for(version, location, folder + name), whole=True
+                    )
                     left -= len(files[name])
                     if left < 0:
                         raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
@@ -82,20 +88,30 @@ class ArchiveReader:
             return Rejected(record_id, refused.reason, refused.detail)
         return wfdb.decode(record_id, head, files)
 
-    def _fetch(self, path: str, limit: int, *, whole: bool = False) -> bytes:
+    def _fetch(self, path: str, limit: int, version: str | None, *, whole: bool = False) -> bytes:
         """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it."""
         if not is_safe_path(path):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
         fs, root = self._open()
         if isinstance(fs, LocalFileSystem):
-            return self._fetch_local(root, path, limit, whole=whole)
+            return self._fetch_local(root, path, limit, version, whole=whole)
         try:
             # One request, and never more than the limit; asking for the size first would double the waiting.
-            return bytes(fs.cat_file(f"{root}/{path}", start=0, end=limit))
+            data = bytes(fs.cat_file(f"{root}/{path}", start=0, end=limit))
+            if version is not None:  # asked after reading, so that what was read is what is judged
+                info = fs.info(f"{root}/{path}")
+                size = int(info.get("size") or 0)
+                if is_changed(version, path, mark_of(size, token_of(info))):
+                    raise Refused(Reason.CHANGED, _CHANGED)
+                if size and len(data) != min(size, limit):
+                    raise OSError(errno.EIO, f"storage gave {len(data)} of {size} bytes")
+            return data
         except FileNotFoundError as error:
             if not fs.exists(root):
                 raise OSError(f"the archive {self.root_url} cannot be reached") from error
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
+        except Refused:
+            raise
         except Exception as error:
             # HTTP has no range of an empty object: object stores answer 416, which each client words in its own way.
             if "range" not in str(error).lower() or fs.size(f"{root}/{path}"):
@@ -112,7 +128,7 @@ class ArchiveReader:
             self._storage = (fs, root.rstrip("/"))
         return self._storage
 
-    def _fetch_local(self, root: str, path: str, limit: int, *, whole: bool) -> bytes:
+    def _fetch_local(self, root: str, path: str, limit: int, version: str | None, *, whole: bool) -> bytes:
         full = f"{root}/{path}"
         try:
             self._stay_inside(root, full[: full.rfind("/")])
@@ -129,7 +145,12 @@ class ArchiveReader:
                     raise Refused(Reason.MISSING_FILE, "in place of a file of the record stands something else")
                 if whole and status.st_size >= limit:
                     raise Refused(Reason.TOO_LARGE, f"a file of the record has {status.st_size} bytes")
-                return _read(descriptor, min(status.st_size, limit))
+                data = _read(descriptor, min(status.st_size, limit))
+                if version is not None:
+                    status = os.fstat(descriptor)
+                    if is_changed(version, path, mark_of(status.st_size, str(status.st_mtime_ns))):
+                        raise Refused(Reason.CHANGED, _CHANGED)
+                return data
             finally:
                 os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -150,6 +171,11 @@ class ArchiveReader:
             self._folder = (path, real)
         if real != root and not real.startswith(f"{root}/"):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
+
+
+def _version_for(version: str | None, location: str, path: str) -> str | None:
+    """Return the version where it speaks of ``path``: it covers the files beside the record's first with the same stem."""
+    return version if stem_of(path) == stem_of(location) else None
 
 
 def _read(descriptor: int, size: int) -> bytes:

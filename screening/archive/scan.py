@@ -74,7 +74,7 @@ class PreviousRows:
 
 
 def _version_numbers(versions: list[str]) -> np.ndarray:
-    return np.array([0 if version == ABSENT else int(version, 16) for version in versions], np.uint64)
+    return np.where([version == ABSENT for version in versions], np.uint64(0), id_hashes(versions))
 
 
 class _Seen:

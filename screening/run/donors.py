@@ -25,8 +25,8 @@ from screening.run.stages import decode_shard
 from screening.signal.preprocess import Preprocessing
 from screening.storage import Folder
 
-Read = Callable[[str, str], Recording | Rejected]
-"""Reads a record, given its location and its id."""
+Read = Callable[[str, str, str], Recording | Rejected]
+"""Reads a record, given its location, its id and its version."""
 
 CANDIDATES_PER_DONOR = 4
 """So many are drawn for each donor wanted, because some are rejected and some are of one patient."""
@@ -99,7 +99,7 @@ def _choose(catalog: Catalog, read: Read, preprocessing: Preprocessing, size: in
         planned = pa.table(
             {name: pa.array([row[1].get(name) for row in part], pa.string()) for name in CARRIED_COLUMNS}
         )
-        outcomes = (read(row[1]["location"], row[1]["record_id"]) for row in part)
+        outcomes = (read(row[1]["location"], row[1]["record_id"], row[1]["version"]) for row in part)
         decoded = decode_shard(planned, outcomes, preprocessing)
         for i, good in enumerate(decoded["reason"].is_null().to_pylist()):
             patient = part[i][1]["patient_key"]
@@ -116,6 +116,6 @@ def _choose(catalog: Catalog, read: Read, preprocessing: Preprocessing, size: in
 
 
 def _ranked(catalog: Catalog) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    for batch in catalog.iter_batches(["record_id", "patient_key"], with_location=True):
+    for batch in catalog.iter_batches(["record_id", "patient_key", "version"], with_location=True):
         for row in batch.to_pylist():
             yield hashlib.sha256(f"donor:{row['record_id']}".encode()).digest(), row

@@ -124,7 +124,9 @@ def screen(
                 donor_set = donor_set_for(
                     runs,
                     catalog,
-                    lambda place, record_id: again(lambda: reader.read(place, record_id), settings.storage_attempts),
+                    lambda place, record_id, version: again(
+                        lambda: reader.read(place, record_id, version=version), settings.storage_attempts
+                    ),
                     preprocessing=bundle.preprocessing,
                     input_contract=bundle.input_contract_sha256,
                     size=settings.donor_set,

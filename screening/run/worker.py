@@ -57,11 +57,11 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
     try:
         planned = again(lambda: read_shard(run, shard), source.attempts)
         places = again(lambda: read_locations(run, shard), source.attempts)
-        ids = planned["record_id"].to_pylist()
+        ids, versions = planned["record_id"].to_pylist(), planned["version"].to_pylist()
 
         def read(i: int) -> Recording | Rejected:
             # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
-            return again(lambda: reader.read(places[i], ids[i]), source.attempts)
+            return again(lambda: reader.read(places[i], ids[i], version=versions[i]), source.attempts)
 
         if archive.is_local:
             decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)

@@ -557,7 +557,7 @@ def test_damaged_catalogs(mimic: Path, tmp_path: Path) -> None:
         next(open_catalog(str(out)).iter_batches())
     settings = json.loads((out / "catalog.json").read_text())
     (out / "catalog.json").write_text(json.dumps({**settings, "schema_version": 99}))
-    with pytest.raises(UserError, match=r"has version 99, and this program reads 1; make a new one"):
+    with pytest.raises(UserError, match=r"has version 99, and this program reads 2; make a new one"):
         open_catalog(str(out))
     (out / "catalog.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot be read \(JSONDecodeError"):
