@@ -143,7 +143,7 @@ def token_of(info: dict[str, Any]) -> str:
             return str(info[key]).strip('"')
     for key in ("LastModified", "last_modified", "mtime", "modified", "created"):
         if value := info.get(key):
-            return str(value.isoformat() if isinstance(value, datetime) else value)  # a listing may spell it as text
+            return str(value.timestamp() if isinstance(value, datetime) else value)  # listings may give the number
     return ""
 
 
