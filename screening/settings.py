@@ -56,6 +56,8 @@ class RunSettings(Settings):
     )
     workers: int | None = Field(None, ge=1, description="scoring workers; None: one a GPU, or one a CPU core")
     reject_limit: float = Field(0.2, ge=0, le=1, description="share of rejected records above which the exit code is 2")
+    record_seconds: float = Field(30, gt=0, le=3600, description="time that decoding one record may take")
+    record_memory_mb: int = Field(2048, ge=256, description="memory that decoding one record may take")
     storage_attempts: int = Field(4, ge=1, le=20, description="tries of a read before its shard is left unfinished")
     unfinished_limit: int = Field(8, ge=1, description="shards left unfinished by storage errors before the run stops")
 
@@ -79,7 +81,15 @@ class ReportSettings(Settings):
     memory_mb: int = Field(1024, ge=256, description="what counting may hold in memory; more goes to a temporary disk")
 
 
-RESULT_KEYS = ("attribution", "operators", "donors", "attribution_se", "donor_set")
+RESULT_KEYS = (
+    "attribution",
+    "operators",
+    "donors",
+    "attribution_se",
+    "donor_set",
+    "record_seconds",
+    "record_memory_mb",
+)
 
 S = TypeVar("S", bound=Settings)
 

@@ -15,7 +15,7 @@ from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, CatalogFile
 from screening.contract import CARRIED_COLUMNS, NOTICE, result_schema
 from screening.run.ledger import finished_shards, footer, publish
 from screening.run.plan import Plan, read_shard, results_name, store_plan
-from screening.run.stages import results_bytes
+from screening.run.sealed import results_bytes
 from screening.storage import Folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -23,6 +23,13 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
+
+
+class Fetched(NamedTuple):
+    """The bytes of a record."""
+
+    header: bytes
+    files: dict[str, bytes]
 
 
 class ArchiveReader:
@@ -51,7 +58,12 @@ class ArchiveReader:
         self.__init__(**state)  # type: ignore[misc]
 
     def read(self, location: str, record_id: str, *, version: str | None = None) -> Recording | Rejected:
-        """Read one record.
+        """Read one record: `fetch` it and decode it."""
+        fetched = self.fetch(location, record_id, version=version)
+        return fetched if isinstance(fetched, Rejected) else wfdb.decode(record_id, *fetched)
+
+    def fetch(self, location: str, record_id: str, *, version: str | None = None) -> Fetched | Rejected:
+        """Return the bytes of one record's files.
 
         Parameters
         ----------
@@ -86,7 +98,7 @@ class ArchiveReader:
             if not looks_like_header(head) and (container := container_of(head) or (b"\0" in head and "binary")):
                 return Rejected(record_id, Reason.UNKNOWN_FORMAT, f"a {container} file, which no reader here knows")
             return Rejected(record_id, refused.reason, refused.detail)
-        return wfdb.decode(record_id, head, files)
+        return Fetched(head, files)
 
     def _fetch(self, path: str, limit: int, version: str | None, *, whole: bool = False) -> bytes:
         """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it."""

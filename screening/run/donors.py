@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from screening.archive.catalog import Catalog
@@ -55,9 +56,7 @@ def donor_set_for(
     if len(chosen.record_ids) < 2:
         return None
     name = chosen.sha256
-    metadata = {"record_ids": json.dumps(chosen.record_ids), "patient_keys": json.dumps(chosen.patient_keys)}
-    data = save({"signals_mV": np.ascontiguousarray(chosen.signals_mV)}, metadata=metadata)
-    runs.write(f"donors/{name}.safetensors", data)
+    runs.write(f"donors/{name}.safetensors", _encoded(chosen))
     runs.write(index, json.dumps({"donor_set": name, "donors": len(chosen.record_ids)}).encode())
     return name
 
@@ -73,19 +72,24 @@ def load_donor_set(runs: Folder, name: str) -> DonorSet:
     try:
         data = runs.read(f"donors/{name}.safetensors")
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        found = DonorSet(
-            signals_mV=load(data)["signals_mV"],
-            record_ids=tuple(json.loads(metadata["record_ids"])),
-            patient_keys=tuple(json.loads(metadata["patient_keys"])),
-        )
+        whose = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["donors"])
+        found = DonorSet(load(data)["signals_mV"], tuple(whose["record_ids"]), tuple(whose["patient_keys"]))
+        whole = found.sha256 == name and _encoded(found) == data
+    except (ValueError, KeyError, TypeError, SafetensorError):
+        whole = False
     except FileNotFoundError as error:
         raise UserError(
             f"the donor set {name[:12]} is gone from {runs.url}/donors; restore it, or remove the run"
         ) from error
-    if found.sha256 != name:
+    if not whole:
         raise UserError(f"the donor set {name[:12]} in {runs.url}/donors is damaged; restore it, or remove the run")
     return found
+
+
+def _encoded(donors: DonorSet) -> bytes:
+    """Return the file of a donor set: one entry of metadata, because several would come in any order."""
+    whose = json.dumps({"record_ids": donors.record_ids, "patient_keys": donors.patient_keys})
+    return bytes(save({"signals_mV": np.ascontiguousarray(donors.signals_mV)}, metadata={"donors": whose}))
 
 
 def _choose(catalog: Catalog, read: Read, preprocessing: Preprocessing, size: int) -> DonorSet:

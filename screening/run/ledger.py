@@ -1,11 +1,13 @@
 """What of a run is done, who is doing it, and its publication.
 
 Done is a file: a shard is done when its results file exists and the footer says that it belongs to this plan. A run is
-published when its manifest exists; readers take the files from there, never from a listing.
+published when its manifest exists; readers take the files from there, never from a listing. The manifest holds the hashes of
+all that was published, and of itself.
 
 The lease keeps two runners from doing the same work twice. Epochs are numbered and created exclusively; the owner writes
 a counter, and a watcher who sees it stand still for `EXPIRY_S` on its own clock takes the next epoch. No clocks are
-compared. A runner that lost its lease does no harm: shard files are the same bytes whoever writes them.
+compared. A runner that lost its lease does no harm: shard files are the same bytes whoever writes them. A published run
+has no lease.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from screening.contract import NOTICE, RESULT_SCHEMA_VERSION
+from screening.contract import NOTICE, RESULT_SCHEMA_VERSION, sha256_of
 from screening.errors import UserError
-from screening.run.plan import Plan, results_name
+from screening.run.plan import BEGUN, Plan, results_name
+from screening.run.sealed import footer_of
 from screening.storage import Folder
 
 BEAT_S = 2.0
@@ -49,9 +51,9 @@ class ShardSummary:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-def footer(plan: Plan, summary: dict[str, Any]) -> dict[str, str]:
-    """Return the Parquet footer metadata that binds a results file to its plan."""
-    return {"screening": json.dumps({"run_id": plan.run_id, "schema_version": RESULT_SCHEMA_VERSION, **summary})}
+def footer(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the footer that binds a results file to its plan."""
+    return {"run_id": plan.run_id, "schema_version": RESULT_SCHEMA_VERSION, **summary}
 
 
 def finished_shards(run: Folder, plan: Plan) -> dict[int, ShardSummary]:
@@ -60,11 +62,10 @@ def finished_shards(run: Folder, plan: Plan) -> dict[int, ShardSummary]:
     def look(name: str) -> ShardSummary | None:
         try:
             data = run.read(f"results/{name}")
-            metadata = pq.read_metadata(_buffer(data)).metadata or {}
-            facts = json.loads(metadata[b"screening"])
+            facts = footer_of(data) or {}
             ours = facts.pop("run_id") == plan.run_id and facts.pop("schema_version") == RESULT_SCHEMA_VERSION
             summary = ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-        except (KeyError, ValueError, TypeError, OSError):
+        except (KeyError, TypeError, FileNotFoundError):
             return None  # not ours or damaged: it is written anew
         named = f"results/{name}" == results_name(summary.shard)
         return summary if ours and named and summary.rows == plan.shard_rows(summary.shard) else None
@@ -72,12 +73,6 @@ def finished_shards(run: Folder, plan: Plan) -> dict[int, ShardSummary]:
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(look, run.names("results"))
     return {summary.shard: summary for summary in found if summary is not None}
-
-
-def _buffer(data: bytes) -> Any:
-    import pyarrow as pa
-
-    return pa.BufferReader(data)
 
 
 def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: dict[str, Any]) -> dict[str, Any]:
@@ -100,12 +95,42 @@ def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: d
         "counts": counts(ordered) | {"planned": plan.records},
         "model": plan.model,
         **facts,
+        "plan": plan_files(run),
         "files": [
             {"name": results_name(s.shard), "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in ordered
         ],
     }
-    run.write("manifest.json", json.dumps(manifest, indent=1).encode())
+    run.remove(BEGUN)
+    return write_manifest(run, manifest)
+
+
+def plan_files(run: Folder) -> list[dict[str, Any]]:
+    """Return name, size and hash of every file of the plan."""
+    names = ["plan.json", *(f"plan/{name}" for name in run.names("plan"))]
+    contents = ((name, run.read(name)) for name in names)
+    return [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents]
+
+
+def write_manifest(run: Folder, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write a manifest, which makes what it names the published run, and return it with the hash of itself."""
+    manifest = {key: value for key, value in manifest.items() if key != "sha256"}
+    manifest["sha256"] = sha256_of(manifest)
+    run.write("manifest.json", _spelt(manifest))
     return manifest
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether the bytes of a manifest are, to the last, those that `write_manifest` wrote."""
+    try:
+        manifest = json.loads(data)
+        sha256 = manifest.pop("sha256")
+        return sha256 == sha256_of(manifest) and data == _spelt({**manifest, "sha256": sha256})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _spelt(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
 
 
 def counts(shards: Iterable[ShardSummary]) -> dict[str, Any]:
@@ -129,7 +154,7 @@ def read_manifest(run: Folder) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(
-            f"the manifest of {run.url} is damaged ({error}); `screening run` writes it again once it is removed"
+            f"the manifest of {run.url} is damaged ({error}); `screening repair {run.url}` makes it again"
         ) from error
     return manifest
 
@@ -144,6 +169,7 @@ class Holder:
     host: str
     pid: int
     token: str
+    machine: str = ""  # within which the process number means something
 
 
 class Lease:
@@ -164,7 +190,7 @@ class Lease:
         on_wait: Callable[[Holder], None] | None = None,
     ) -> None:
         self._run, self._expiry_s, self._beat_s, self._on_wait = run, expiry_s, beat_s, on_wait
-        self._me = Holder(socket.gethostname(), os.getpid(), os.urandom(8).hex())
+        self._me = Holder(socket.gethostname(), os.getpid(), os.urandom(8).hex(), _machine())
         self._stop = threading.Event()
         self.lost = threading.Event()
         """Set when a later epoch was taken by somebody else."""
@@ -187,7 +213,10 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with suppress(OSError):
-            self._run.write(self._name(self._epoch, ".released"), b"")
+            if self._run.exists("manifest.json"):
+                self._run.remove("lease")
+            elif not self.lost.is_set():
+                self._run.write(self._name(self._epoch, ".released"), b"")
 
     def _beat(self) -> None:
         count = 0
@@ -195,20 +224,20 @@ class Lease:
             with suppress(OSError):  # a beat that fails to be written is one that the next makes good
                 self._run.write(self._name(self._epoch, ".beat"), str(count).encode())
                 count += 1
-                if self._epochs()[-1] != self._epoch:
+                if self._epochs()[-1:] != [self._epoch]:
                     self.lost.set()
             self._stop.wait(self._beat_s)
 
     def _watch(self, epoch: int) -> None:
         """Return when the holder of ``epoch`` is dead or done; raise when it is alive."""
         holder = self._holder(epoch)
-        if holder and holder.host == self._me.host and not _alive(holder.pid):
+        if holder and (holder.host, holder.machine) == (self._me.host, self._me.machine) and not _alive(holder.pid):
             return
         if holder and self._on_wait:
             self._on_wait(holder)
         before, patience = self._beat_of(epoch), time.monotonic() + self._expiry_s
         while time.monotonic() < patience:
-            if self._released(epoch):
+            if self._released(epoch) or epoch not in self._epochs():
                 return
             if self._beat_of(epoch) != before:
                 who = f"process {holder.pid} on {holder.host}" if holder else "another process"
@@ -237,6 +266,14 @@ class Lease:
     @staticmethod
     def _name(epoch: int, suffix: str = ".json") -> str:
         return f"lease/epoch-{epoch:06d}{suffix}"
+
+
+def _machine() -> str:
+    """Return what this boot of the kernel and this process namespace are called: containers share names of hosts."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
 
 
 def _alive(pid: int) -> bool:

@@ -159,6 +159,8 @@ def screen(
             on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which holds this run, is alive")
 
         with Lease(run, on_wait=waiting) as lease:
+            if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
+                return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             plan = store_plan(run, catalog, plan)
             return _finish(
                 run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
@@ -207,8 +209,8 @@ def _finish(
                     at_start,
                 )
             )
-            if lease.lost.is_set():
-                raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")
+            _require(lease, run)
+    _require(lease, run)
     seconds = time.monotonic() - begun
     published = len(done) == plan.shards
     if published:
@@ -241,6 +243,11 @@ def _finish(
         seconds=seconds,
         seconds_to_first_shard=first,
     )
+
+
+def _require(lease: Lease, run: Folder) -> None:
+    if lease.lost.is_set():
+        raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")
 
 
 # --- Ray -------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SLICE = 256
 """Shards a plan file: its footer stays small however many shards there are."""
 
+BEGUN = "begun"
+
 _RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
 
 
@@ -67,6 +69,11 @@ class Plan:
 def results_name(shard: int) -> str:
     """Return the name of a shard's results file inside the run."""
     return f"results/part-{shard:05d}.parquet"
+
+
+def begun_name(shard: int) -> str:
+    """Return the name of the mark that stands inside the run while a shard is read and decoded."""
+    return f"{BEGUN}/{shard:05d}"
 
 
 def make_plan(
@@ -114,10 +121,20 @@ def store_plan(run: Folder, catalog: Catalog, plan: Plan) -> Plan:
     """Return the plan stored in a run's folder, storing this one where there is none; the caller holds the lease."""
     if run.exists("plan.json"):
         return load_plan(run)  # its shards hold, whatever size is asked for today
-    for number, shards in enumerate(_slices(_shards(catalog, plan.shard_records))):
-        _write_slice(run, number, shards)
-    run.write("plan.json", json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode())
+    write_slices(run, catalog, plan.shard_records)
+    run.write("plan.json", plan_bytes(plan))
     return plan
+
+
+def write_slices(run: Folder, catalog: Catalog, shard_records: int) -> None:
+    """Write the files that say which records are in which shard, and where they lie."""
+    for number, shards in enumerate(_slices(_shards(catalog, shard_records))):
+        _write_slice(run, number, shards)
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """Return a plan as it stands in plan.json."""
+    return json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode()
 
 
 def load_plan(run: Folder) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from screening.contract import (
     CARRIED_COLUMNS,
@@ -282,11 +280,3 @@ def _spread(good: np.ndarray, values: np.ndarray, rows: int) -> list[Any]:
     for i, value in zip(good.tolist(), values.tolist(), strict=True):
         column[i] = value
     return column
-
-
-def results_bytes(results: pa.Table, *, footer: dict[str, str]) -> bytes:
-    """Return a results file: the same bytes for the same rows and footer, whoever writes it."""
-    sink = io.BytesIO()
-    table = results.replace_schema_metadata({**(results.schema.metadata or {}), **footer})
-    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, results.num_rows), use_dictionary=True)
-    return sink.getvalue()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any, TypeVar
@@ -17,20 +18,22 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from screening.archive.reader import ArchiveReader
+from screening.archive.isolated import Decoder, Limits
+from screening.archive.reader import ArchiveReader, Fetched
 from screening.contract import OPERATORS, PREFIX_OF
 from screening.errors import StorageError, UserError
 from screening.model.bundle import check_golden
-from screening.recording import Recording, Rejected
+from screening.recording import Rejected
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import load_donor_set
 from screening.run.explain import Explainer
 from screening.run.fingerprint import THREADS_PER_WORKER, numerics_fingerprint
 from screening.run.ledger import ShardSummary, footer
-from screening.run.plan import Plan, read_locations, read_shard, results_name
-from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.run.plan import Plan, begun_name, read_locations, read_shard, results_name
+from screening.run.sealed import results_bytes
+from screening.run.stages import Scorer, decode_shard, keep_freed_memory
 from screening.signal.preprocess import Preprocessing
-from screening.storage import Folder, again
+from screening.storage import ATTEMPTS, Folder, again
 
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
@@ -46,31 +49,51 @@ class Source:
     plan: Plan
     preprocessing: Preprocessing
     options: dict[str, Any]
-    attempts: int
+    attempts: int = ATTEMPTS
 
 
 def decode_block(source: Source, shard: int) -> list[pa.Table]:
-    """Read task: the decoded rows of a shard, or the one row that says why storage did not give them."""
+    """Read task: the decoded rows of a shard, or the one row that says why storage did not give them.
+
+    A shard that was begun before and not ended may hold what hangs a decoder, eats its memory or makes it crash; it is
+    decoded in a process of its own.
+    """
     keep_freed_memory()
-    run, archive = source.run, Folder(source.plan.archive_url, source.options)
-    reader = ArchiveReader(source.plan.archive_url, source.options)
+    run, begun = source.run, begun_name(shard)
     try:
+        suspicious = run.exists(begun)
+        run.write(begun, b"")
         planned = again(lambda: read_shard(run, shard), source.attempts)
         places = again(lambda: read_locations(run, shard), source.attempts)
-        ids, versions = planned["record_id"].to_pylist(), planned["version"].to_pylist()
-
-        def read(i: int) -> Recording | Rejected:
-            # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
-            return again(lambda: reader.read(places[i], ids[i], version=versions[i]), source.attempts)
-
-        if archive.is_local:
-            decoded = decode_shard(planned, map(read, range(len(ids))), source.preprocessing)
-        else:
-            with ThreadPoolExecutor(REMOTE_READS) as pool:
-                decoded = decode_shard(planned, _ahead(pool, read, len(ids)), source.preprocessing)
+        decoded = decode_rows(source, planned, places, isolated=suspicious)
+        run.remove(begun)
     except StorageError as error:
+        with suppress(OSError):
+            run.remove(begun)
         return [_row(shard, error=f"shard {shard}: {error}")]
+    except OSError as error:
+        return [_row(shard, error=f"shard {shard}: {type(error).__name__} ({error.strerror}) in the run's folder")]
     return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
+
+
+def decode_rows(source: Source, planned: pa.Table, places: Sequence[str], *, isolated: bool = False) -> pa.Table:
+    """Read and decode rows of the plan, which lie at ``places``; StorageError where storage does not give them."""
+    reader = ArchiveReader(source.plan.archive_url, source.options)
+    ids, versions = planned["record_id"].to_pylist(), planned["version"].to_pylist()
+    limits = Limits(source.plan.settings["record_seconds"], source.plan.settings["record_memory_mb"])
+
+    def fetch(i: int) -> Fetched | Rejected:
+        # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
+        return again(lambda: reader.fetch(places[i], ids[i], version=versions[i]), source.attempts)
+
+    with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(limits, isolated=isolated) as decoder:
+        local = Folder(source.plan.archive_url, source.options).is_local
+        fetched = map(fetch, range(len(ids))) if local else _ahead(pool, fetch, len(ids))
+        outcomes = (
+            found if isinstance(found, Rejected) else decoder.decode(record_id, *found)
+            for record_id, found in zip(ids, fetched, strict=True)
+        )
+        return decode_shard(planned, outcomes, source.preprocessing)
 
 
 def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
@@ -92,7 +115,7 @@ class ScoringActor:
         self.run, self.plan, self.attempts = run, plan, attempts
         self.scorer: Scorer | str
         try:
-            self.scorer = _scorer(runs, plan)
+            self.scorer = scorer_of(runs, plan)
         except UserError as error:
             self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
 
@@ -107,21 +130,36 @@ class ScoringActor:
             raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
         try:
             # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
-            summary = _write(self.run, self.plan, shard, self.scorer.score(decoded), self.attempts)
+            summary, data = results_file(self.plan, shard, self.scorer.score(decoded))
+            again(lambda: self.run.write(results_name(shard), data), self.attempts)
         except StorageError as error:
             return _row(shard, error=f"shard {shard}, results file: {error}")
         return _row(shard, summary=json.dumps(asdict(summary)))
 
 
-def _scorer(runs: Folder, plan: Plan) -> Scorer:
+def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
+    """Return what scores the records of a plan.
+
+    Parameters
+    ----------
+    anywhere
+        Also where the machine's numerics are not those of the plan, so that the last digits will differ.
+
+    Raises
+    ------
+    UserError
+        This machine differs from the plan's; model or donors are gone or damaged.
+    """
     import torch
 
     torch.set_num_threads(THREADS_PER_WORKER)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the golden logits and the tolerance rest on it
     torch.backends.cudnn.deterministic = True
     device, batch_size = plan.fingerprint["device"], plan.fingerprint["batch_size"]
+    if anywhere and not torch.cuda.is_available():
+        device = "cpu"
     here = numerics_fingerprint(device, batch_size=batch_size)
-    if here != plan.fingerprint:
+    if here != plan.fingerprint and not anywhere:
         different = ", ".join(f"{key} ({here[key]})" for key in here if here[key] != plan.fingerprint.get(key))
         raise UserError(
             f"a worker differs from the plan of run {plan.run_id} in {different}; start a new run, or use like machines"
@@ -149,8 +187,8 @@ def _scorer(runs: Folder, plan: Plan) -> Scorer:
     )
 
 
-def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int) -> ShardSummary:
-    """Write a shard's results file, whole."""
+def results_file(plan: Plan, shard: int, results: pa.Table) -> tuple[ShardSummary, bytes]:
+    """Return a shard's results file and what the driver knows of it."""
     reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
     facts: dict[str, Any] = {
         "shard": shard,
@@ -161,8 +199,7 @@ def _write(run: Folder, plan: Plan, shard: int, results: pa.Table, attempts: int
         "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
     }
     data = results_bytes(results, footer=footer(plan, facts))
-    again(lambda: run.write(results_name(shard), data), attempts)
-    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)), data
 
 
 def _explained(results: pa.Table) -> int:

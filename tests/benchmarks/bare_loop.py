@@ -26,7 +26,8 @@ from screening.contract import CARRIED_COLUMNS
 from screening.model.bundle import PRETRAINED, load_bundle
 from screening.recording import Recording, Rejected
 from screening.run.fingerprint import CPU_BATCH
-from screening.run.stages import Scorer, decode_shard, keep_freed_memory, results_bytes
+from screening.run.sealed import results_bytes
+from screening.run.stages import Scorer, decode_shard, keep_freed_memory
 from screening.settings import SHARD_RECORDS
 
 IDENTITY = ("model_name", "model_version", "bundle_sha256", "input_contract_sha256", "run_id")

@@ -37,7 +37,7 @@ from screening.model.bundle import PRETRAINED, load_bundle
 from screening.run.bundles import store_bundle
 from screening.run.ledger import ShardSummary, footer, publish
 from screening.run.plan import Plan, read_shard, results_name, store_plan
-from screening.run.stages import results_bytes
+from screening.run.sealed import results_bytes
 from screening.storage import Folder
 
 SHARD_RECORDS = 8192

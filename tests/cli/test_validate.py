@@ -25,7 +25,7 @@ from screening.report.validation import estimate, load_validations
 from screening.run.bundles import store_bundle
 from screening.run.ledger import finished_shards, footer, publish
 from screening.run.plan import make_plan, read_locations, read_shard, results_name, store_plan
-from screening.run.stages import results_bytes
+from screening.run.sealed import results_bytes
 from screening.settings import RunSettings
 from screening.signal.simulate import SimulationSettings, write_archive
 from screening.storage import Folder

@@ -18,7 +18,7 @@ from screening.recording import Recording
 from screening.run.bundles import store_bundle
 from screening.run.ledger import finished_shards, footer, publish
 from screening.run.plan import make_plan, read_locations, read_shard, results_name, store_plan
-from screening.run.stages import results_bytes
+from screening.run.sealed import results_bytes
 from screening.settings import RunSettings
 from screening.storage import Folder
 from tests.bundles import make_bundle

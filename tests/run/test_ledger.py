@@ -15,7 +15,7 @@ from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
 from screening.run.plan import Plan, load_plan, results_name
-from screening.run.stages import results_bytes
+from screening.run.sealed import results_bytes
 from screening.storage import Folder
 
 PLAN = Plan(
@@ -67,6 +67,7 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
         ledger.publish(run, PLAN, [first], facts={})
     assert ledger.read_manifest(run) is None
     second = write_shard(run, PLAN, 1, 2)
+    run.write("plan.json", b"the plan")
     manifest = ledger.publish(run, PLAN, [second, first], facts={"seconds": 1.0})
     assert ledger.read_manifest(run) == json.loads(json.dumps(manifest))
     assert manifest["counts"] == {

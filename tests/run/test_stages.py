@@ -26,7 +26,8 @@ from screening.contract import (
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
 from screening.run.explain import Explainer
-from screening.run.stages import Scorer, decode_shard, results_bytes
+from screening.run.sealed import results_bytes
+from screening.run.stages import Scorer, decode_shard
 from tests.bundles import make_bundle
 
 IDENTITY = {

@@ -1,0 +1,242 @@
+"""Decoding within limits: in this process with a limit of time, or in a child process with limits of time and memory.
+
+A decoder that hangs or eats memory must cost one record and not the worker. In the process itself a decoding that takes too
+long is interrupted; one that cannot be (it loops in C code) ends the process, whose shard is then read again with every record
+in a child process. The child lives from record to record, and is made anew when it had to be ended.
+
+The child is ``python -m screening.archive.isolated``. It reads JSON lines with the bytes of files behind them, and answers with
+JSON lines with the bytes of samples behind them: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+
+from screening.archive import wfdb
+from screening.contract import N_LEADS, Reason
+from screening.recording import Recording, Rejected
+
+_CPU_SHARE = 2
+"""A process that has used this many times the limit, in processor time, did not hear the alarm, and ends."""
+_START_S = 60
+"""A child may take this long to start on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What decoding one record may take."""
+
+    seconds: float
+    memory_mb: int
+
+
+class OutOfTime(BaseException):
+    """Decoding took too long. No Exception, so that no decoder takes it for a fault of the bytes."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in the block after ``seconds``; without effect outside of a process's main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_PROF, _CPU_SHARE * seconds)  # SIGPROF ends the process, whatever it is in
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _out_of_time(*_: object) -> NoReturn:
+    raise OutOfTime
+
+
+class Decoder:
+    """Decodes records within limits; a context manager, because it may have a child process.
+
+    Parameters
+    ----------
+    limits
+        Of every single record.
+    isolated
+        Decode everything in the child; otherwise only what failed here for time or memory.
+    """
+
+    def __init__(self, limits: Limits, *, isolated: bool) -> None:
+        self._limits, self._isolated = limits, isolated
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def decode(self, record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recording | Rejected:
+        """Return what `wfdb.decode` does, or that the record takes too much time or memory.
+
+        What fails here, or in a child that has decoded other records, is tried once more in a new child before it counts.
+        """
+        if not self._isolated:
+            try:
+                with time_limit(self._limits.seconds):
+                    return wfdb.decode(record_id, header, files)
+            except (OutOfTime, MemoryError):
+                pass
+        elif self._child is not None:
+            found = self._ask(record_id, header, files)
+            if not isinstance(found, str):
+                return found
+        self._end()
+        found = self._ask(record_id, header, files)
+        if not isinstance(found, str):
+            return found
+        reason = Reason.UNDECODABLE if found == _CRASHED else Reason.TOO_LARGE
+        return Rejected(record_id, reason, found)
+
+    def _ask(self, record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recording | Rejected | str:
+        """Return the child's answer, or a sentence for why it had to be ended."""
+        child = self._child = self._child or self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        pipe = _Pipe(child.stdout, time.monotonic() + self._limits.seconds)
+        # Written beside reading, so that a child that does not read cannot hold us.
+        writing = threading.Thread(target=_send, args=(child.stdin, record_id, header, files), daemon=True)
+        writing.start()
+        try:
+            answer = json.loads(pipe.line())
+            if "reason" in answer:
+                return Rejected(**answer | {"reason": Reason(answer["reason"])})
+            shape = answer.pop("samples")
+            signal_mV = np.frombuffer(pipe.take(4 * N_LEADS * shape), np.float32).reshape(N_LEADS, shape)
+            return Recording(signal_mV=signal_mV, **answer | {"flags": tuple(answer["flags"])})
+        except OutOfTime:
+            self._end()
+            return f"decoding takes more than {self._limits.seconds:g} s"
+        except EOFError:
+            self._end()
+            if child.returncode == _NO_MEMORY:
+                return f"decoding takes more than {self._limits.memory_mb} MB of memory"
+            return _CRASHED
+        finally:
+            writing.join()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # One thread each: threads of linear algebra libraries take address space, which is limited, and are of no use here.
+        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "screening.archive.isolated", str(self._limits.memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert child.stdout is not None
+        with suppress(EOFError, OutOfTime):  # it says that it is ready; what is wrong shows at the first question
+            _Pipe(child.stdout, time.monotonic() + _START_S).line()
+        return child
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            for pipe in (self._child.stdin, self._child.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+            self._child = None
+
+
+_NO_MEMORY = 77
+"""Exit status of a child that ran out of memory."""
+_CRASHED = "the decoder crashed"
+
+
+class _Pipe:
+    """Reads from a pipe until a moment of the monotonic clock."""
+
+    def __init__(self, pipe: IO[bytes], until: float) -> None:
+        self._descriptor, self._until, self._held = pipe.fileno(), until, bytearray()
+
+    def line(self) -> bytes:
+        while b"\n" not in self._held:
+            self._more()
+        line, _, rest = bytes(self._held).partition(b"\n")
+        self._held = bytearray(rest)
+        return line
+
+    def take(self, size: int) -> bytes:
+        while len(self._held) < size:
+            self._more()
+        return bytes(self._held[:size])
+
+    def _more(self) -> None:
+        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, self._until - time.monotonic()))
+        if not ready:
+            raise OutOfTime
+        data = os.read(self._descriptor, 2**20)
+        if not data:
+            raise EOFError
+        self._held += data
+
+
+def _send(pipe: IO[bytes], record_id: str, header: bytes, files: Mapping[str, bytes]) -> None:
+    sizes = {"record_id": record_id, "header": len(header), "files": {name: len(data) for name, data in files.items()}}
+    with suppress(OSError, ValueError):  # the child died, or was ended: its silence tells
+        for data in (json.dumps(sizes).encode() + b"\n", header, *files.values()):
+            pipe.write(data)
+        pipe.flush()
+
+
+# --- In the child ----------------------------------------------------------------------------------------------------
+
+
+def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Decode what is asked until there is no more."""
+    with suppress(FileNotFoundError):  # only Linux says how much address space is in use, and heeds its limit
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_mb * 2**20,) * 2)
+    answers.write(b"ready\n")
+    answers.flush()
+    while line := asked.readline():
+        question = json.loads(line)
+        header = asked.read(question["header"])
+        files = {name: asked.read(size) for name, size in question["files"].items()}
+        found = wfdb.decode(question["record_id"], header, files)
+        if isinstance(found, Rejected):
+            answers.write(json.dumps(asdict(found)).encode() + b"\n")
+        else:
+            answers.write(json.dumps(_facts(found)).encode() + b"\n")
+            answers.write(np.ascontiguousarray(found.signal_mV).data)
+        answers.flush()
+
+
+def _facts(recording: Recording) -> dict[str, Any]:
+    names = ("record_id", "rate_hz", "sha256", "source_format", "unit_source", "flags")
+    return {"samples": recording.signal_mV.shape[1], **{name: getattr(recording, name) for name in names}}
+
+
+if __name__ == "__main__":
+    try:
+        serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
+    except MemoryError:
+        os._exit(_NO_MEMORY)

@@ -1,0 +1,204 @@
+"""A single flipped byte anywhere in a published run is found, what is damaged is made again byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from screening.archive.catalog import build_catalog, open_catalog
+from screening.errors import UserError
+from screening.model.bundle import Bundle
+from screening.run.ledger import finished_shards, is_sealed, read_manifest, write_manifest
+from screening.run.plan import load_plan
+from screening.run.repair import repair
+from screening.run.sealed import footer_of, results_bytes
+from screening.run.verify import faults, rescore
+from screening.settings import RunSettings
+from screening.storage import Folder
+from tests.bundles import make_bundle
+from tests.run.by_hand import run_by_hand
+
+SETTINGS = RunSettings(attribution="flagged", donors=4, donor_set=8, shard_records=8)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", threshold=0.35)
+
+
+@pytest.fixture(scope="module")
+def archive(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy with a record that cannot be scored."""
+    folder = tmp_path_factory.mktemp("archive") / "ecg"
+    shutil.copytree(ptbxl, folder)
+    next(folder.rglob("*_hr.dat")).write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a catalog and the runs folder of one published run."""
+    folder = tmp_path_factory.mktemp("made")
+    build_catalog(str(archive), str(folder / "catalog"), deidentified=True)
+    run_by_hand(folder / "catalog", folder / "runs", bundle, SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Folder:
+    """Return a copy of the published run, to be damaged."""
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    return Folder(str(next((tmp_path / "runs").glob("*/manifest.json")).parent))
+
+
+def files_of(run: Folder) -> list[Path]:
+    runs = Path(run.url).parent
+    return [path for path in sorted(runs.rglob("*")) if path.is_file() and not path.name.startswith("index-")]
+
+
+def flip(path: Path, at: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def test_a_whole_run_has_no_faults_and_comes_out_again(run: Folder) -> None:
+    assert list(faults(run)) == []
+    again = rescore(run, range(0, 64, 3))
+    assert (again.same, again.gone, again.faults) == (22, 0, ())
+
+
+def test_every_byte_of_the_manifest_counts(run: Folder) -> None:
+    data = run.read("manifest.json")
+    assert is_sealed(data)
+    for at in range(len(data)):
+        assert not is_sealed(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]), at
+    assert not is_sealed(data + b"\n")
+    assert not is_sealed(b"[1]")
+
+
+def test_a_flipped_byte_in_any_file_is_found(run: Folder) -> None:
+    draw = random.Random(5)
+    files = files_of(run)
+    assert {"manifest.json", "plan.json", "records-00000.parquet", "locations-00000.parquet", "part-00003.parquet"} <= {
+        path.name for path in files
+    }
+    assert {".safetensors", ".md"} <= {path.suffix for path in files}
+    for path in files:
+        whole = path.read_bytes()
+        for _ in range(3):
+            flip(path, draw.randrange(len(whole)), draw.randrange(8))
+            assert list(faults(run)), path
+            path.write_bytes(whole)
+    assert list(faults(run)) == []
+
+
+def test_what_is_gone_added_or_cut_is_named(run: Folder) -> None:
+    part = Path(run.url) / "results" / "part-00002.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1])
+    assert [str(fault) for fault in faults(run)] == [
+        "results/part-00002.parquet: its SHA-256 differs from the manifest's"
+    ]
+    part.unlink()
+    assert [str(fault) for fault in faults(run)] == ["results/part-00002.parquet: is gone"]
+    part.write_bytes(whole)
+    run.write("results/part-00099.parquet", whole)
+    run.write("notes.txt", b"x")
+    assert [str(fault) for fault in faults(run)] == [
+        "notes.txt: is no part of the run",
+        "results/part-00099.parquet: is no part of the run",
+    ]
+    with pytest.raises(UserError, match=r"is not a run: it holds no plan\.json"):
+        list(faults(Folder(str(part.parent))))
+
+
+def rewrite(run: Folder, shard: int, table: pa.Table) -> None:
+    """Put another table in place of a shard's and state it in a manifest that is sealed anew."""
+    name = f"results/part-{shard:05d}.parquet"
+    run.write(name, results_bytes(table, footer=footer_of(run.read(name)) or {}))
+    manifest = read_manifest(run) or {}
+    found = finished_shards(run, load_plan(run))
+    manifest["files"][shard]["sha256"] = found[shard].sha256
+    write_manifest(run, manifest)
+
+
+def test_rows_that_were_written_wrongly_are_found_though_every_hash_agrees(run: Folder) -> None:
+    name = run.path("results/part-00001.parquet")
+    table = pq.read_table(name).replace_schema_metadata(None)
+    other = pq.read_table(run.path("results/part-00002.parquet")).replace_schema_metadata(None)
+
+    twice = pa.concat_tables([table.slice(0, 7), other.slice(0, 1)])
+    rewrite(run, 1, twice)
+    assert [str(fault) for fault in faults(run)] == [
+        "results/part-00001.parquet: its records are not those of shard 1 of the plan"
+    ]
+    at = table.schema.get_field_index("flagged")
+    rewrite(run, 1, table.set_column(at, table.schema.field(at), pa.array([None] * 8, pa.bool_())))
+    assert [str(fault) for fault in faults(run)] == ["manifest.json: its counts are not the sums of its files"]
+    at = table.schema.get_field_index("logit")
+    rewrite(run, 1, table.set_column(at, table.schema.field(at), pa.array([0.5] * 8, pa.float32())))
+    assert list(faults(run)) == []
+    again = rescore(run, range(8, 16))
+    assert again.same == 0
+    assert str(again.faults[0]) == "results/part-00001.parquet: row 0 comes out otherwise: logit"
+
+
+def test_records_that_changed_since_are_no_faults(run: Folder, archive: Path) -> None:
+    changed = sorted(archive.rglob("*_hr.hea"))[9]
+    kept = changed.stat()
+    try:
+        changed.touch()
+        again = rescore(run, range(64))
+    finally:
+        os.utime(changed, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert (again.same, again.gone, again.faults) == (63, 1, ())
+
+
+def test_repair_makes_every_file_again_byte_for_byte(run: Folder, made: Path, bundle: Bundle) -> None:
+    draw = random.Random(7)
+    catalog = open_catalog(str(made / "catalog"))
+    before = {path: path.read_bytes() for path in files_of(run)}
+    for path, whole in before.items():
+        flip(path, draw.randrange(len(whole)), draw.randrange(8))
+        done = repair(run, catalog=catalog, bundles=[bundle])
+        assert done.left == (), path
+        if path.name == "manifest.json":
+            assert read_manifest(run)["counts"] == json.loads(whole)["counts"]  # type: ignore[index]
+            path.write_bytes(whole)  # it states when it was made again
+        else:
+            assert len(done.files) == 1, path
+    assert {path: path.read_bytes() for path in files_of(run)} == before
+    assert repair(run).files == ()
+
+
+def test_repair_says_what_it_cannot_do(run: Folder, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    Path(run.path("plan/records-00000.parquet")).unlink()
+    Path(run.path("results/part-00000.parquet")).unlink()
+    done = repair(run, bundles=[bundle])
+    assert done.files == ()
+    assert [str(fault) for fault in done.left] == [
+        "plan/records-00000.parquet: is gone",
+        "results/part-00000.parquet: is gone",
+    ]
+    Path(run.path("manifest.json")).unlink()
+    with pytest.raises(UserError, match="is not published; `screening run` finishes it"):
+        repair(run)
+
+
+def test_a_flipped_byte_of_an_unpublished_shard_is_not_taken_for_done(run: Folder) -> None:
+    plan = load_plan(run)
+    path = Path(run.path("results/part-00000.parquet"))
+    whole = path.read_bytes()
+    assert 0 in finished_shards(run, plan)
+    for at in range(0, len(whole), 37):
+        assert footer_of(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]) is None, at
+    flip(path, len(whole) // 2, 3)
+    assert 0 not in finished_shards(run, plan)
