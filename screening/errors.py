@@ -7,5 +7,9 @@ class UserError(Exception):
     """Something the user can mend: the message is one sentence that says what, where and how."""
 
 
+class ArchiveError(OSError):
+    """The archive does not give what it holds, perhaps for the moment only. Its text holds no path."""
+
+
 class StorageError(OSError):
     """Storage did not answer as it should, however often it was asked. Its text holds no path."""

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from screening.errors import StorageError, UserError
+from screening.errors import ArchiveError, StorageError, UserError
 
 ATTEMPTS = 5
 RETRY_FIRST_S, RETRY_LONGEST_S = 0.25, 8.0
@@ -52,12 +52,13 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
             raise
         except Exception as error:
             number = error.errno if isinstance(error, OSError) else None
-            # The kind only: messages of storage libraries hold paths.
+            # Of others' errors the kind only: messages of storage libraries hold paths.
             what = f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
+            what = str(error) if isinstance(error, ArchiveError) else f"{what} from storage"
             if number in _LASTING:
-                raise StorageError(f"{what} from storage") from error
+                raise StorageError(what) from error
             if attempt == attempts:
-                raise StorageError(f"{what} from storage, {attempts} times") from error
+                raise StorageError(f"{what}, {attempts} times") from error
             # Apart by chance, so that many workers do not come back together.
             time.sleep(min(RETRY_LONGEST_S, RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1))
     raise AssertionError

@@ -14,7 +14,7 @@ from screening.archive.container import Refused, container_of
 from screening.archive.listing import is_changed, mark_of, stem_of, token_of
 from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
-from screening.errors import UserError
+from screening.errors import ArchiveError, UserError
 from screening.recording import Recording, Rejected
 from screening.storage import open_filesystem
 
@@ -116,11 +116,11 @@ class ArchiveReader:
                 if is_changed(version, path, mark_of(size, token_of(info))):
                     raise Refused(Reason.CHANGED, _CHANGED)
                 if size and len(data) != min(size, limit):
-                    raise OSError(errno.EIO, f"storage gave {len(data)} of {size} bytes")
+                    raise ArchiveError(f"storage gave {len(data)} of {size} bytes")
             return data
         except FileNotFoundError as error:
             if not fs.exists(root):
-                raise OSError(f"the archive {self.root_url} cannot be reached") from error
+                raise ArchiveError("the archive cannot be reached") from error
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
         except Refused:
             raise
@@ -168,7 +168,7 @@ class ArchiveReader:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             # An archive that was unmounted looks like one whose every file is missing.
             if not os.path.isdir(f"{root}/") or not os.listdir(f"{root}/"):
-                raise OSError(errno.ENOENT, "the archive's folder is gone or empty", root) from error
+                raise ArchiveError("the archive's folder is gone or empty") from error
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):  # of the name, not of the storage

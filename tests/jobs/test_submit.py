@@ -22,7 +22,7 @@ from screening.archive.catalog import build_catalog
 from screening.archive.labels import load_rule
 from screening.model.bundle import load_bundle
 from screening.run.ledger import read_manifest
-from screening.run.read import faults
+from screening.run.verify import faults
 from screening.signal.simulate import SimulationSettings, write_archive
 from screening.storage import Folder
 from tests.bundles import make_bundle

@@ -25,7 +25,8 @@ from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.ledger import Lease, read_manifest
 from screening.run.pipeline import Progress, screen
-from screening.run.read import faults, iter_results
+from screening.run.read import iter_results
+from screening.run.verify import faults
 from screening.settings import RunSettings
 from screening.storage import Folder
 from tests import corpus
@@ -144,7 +145,7 @@ def test_killed_half_way_and_started_again_gives_the_same_bytes(
     process.wait()
     run = Folder(str(next(tmp_path.glob("runs/*/plan.json")).parent))
     assert read_manifest(run) is None
-    assert any("the run is not published" in fault for fault in faults(run))
+    assert any("the run is not published" in fault.what for fault in faults(run))
 
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -194,7 +195,7 @@ def test_storage_that_fails_leaves_shards_unfinished_and_says_why(
     left = screen(str(tmp_path / "catalog"), str(tmp_path / "runs"), model_path=str(bundle.path), settings=settings)
     assert not left.published
     assert len(left.unfinished) == 4
-    assert left.unfinished[0].endswith("from storage, 2 times")
+    assert left.unfinished[0].endswith(": the archive's folder is gone or empty, 2 times")
     shutil.move(tmp_path / "elsewhere", moved)
     seen: list[Progress] = []
     whole = screen(
@@ -224,9 +225,11 @@ def test_a_damaged_file_is_found_and_written_again(
     part = Path(run.url) / "results" / "part-00003.parquet"
     whole = part.read_bytes()
     part.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-    assert list(faults(run)) == ["results/part-00003.parquet: its SHA-256 differs from the manifest's"]
+    assert [str(fault) for fault in faults(run)] == [
+        "results/part-00003.parquet: its SHA-256 differs from the manifest's"
+    ]
     part.unlink()
-    assert list(faults(run))[0] == "results/part-00003.parquet: is gone"
+    assert str(next(faults(run))) == "results/part-00003.parquet: is gone"
     (Path(run.url) / "manifest.json").unlink()
     outcome = screen(str(catalog), str(runs), model_path=str(bundle.path), settings=SETTINGS)
     assert outcome.published

@@ -12,7 +12,8 @@ from screening.archive.catalog import build_catalog
 from screening.errors import UserError
 from screening.run.ledger import Lease, read_manifest
 from screening.run.pipeline import screen
-from screening.run.read import faults, iter_results
+from screening.run.read import iter_results
+from screening.run.verify import faults
 from screening.settings import RunSettings
 from screening.storage import Folder
 from tests.bundles import make_bundle
