@@ -48,6 +48,7 @@ def cluster(address: str | None) -> Iterator[None]:
             f"cannot reach {where}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
         ) from error
+    ray._private.worker._worker_logs_enabled = False  # it prints a worker's death on standard output, where JSON may go
     try:
         yield
     finally:
