@@ -25,6 +25,7 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 N_LEADS = len(LEADS)
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The eight leads an electrocardiograph measures; the other four follow from I and II (Einthoven, Goldberger)."""
+INDEPENDENT_ROWS = tuple(LEADS.index(lead) for lead in INDEPENDENT_LEADS)
 
 DERIVED_LEADS: dict[str, tuple[float, float]] = {
     "III": (-1.0, 1.0),

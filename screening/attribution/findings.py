@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from screening.attribution.measurements import Measurements
+from screening.attribution.territories import LEADS_OF
 from screening.contract import LEADS, OPERATORS, TERRITORIES
 
 WIDE_QRS_MS = 130.0
@@ -31,13 +32,6 @@ SIGNS: dict[str, tuple[str, str]] = {
 }
 """Sign -> the wave it is of, and its words."""
 
-_CONTIGUOUS = {
-    "septal": ("V1", "V2", "V3"),
-    "anterior": ("V2", "V3", "V4", "V5"),
-    "lateral": ("aVL", "I", "V5", "V6"),
-    "inferior": ("II", "aVF", "III"),
-}
-"""Leads in which a sign must stand in two neighbours; it is named by the territory's own leads."""
 _NEIGHBOURS = (
     ("V1", "V2"),
     ("V2", "V3"),
@@ -48,12 +42,7 @@ _NEIGHBOURS = (
     ("II", "aVF"),
     ("aVF", "III"),
 )
-_OWN = {
-    "septal": ("V1", "V2"),
-    "anterior": ("V3", "V4"),
-    "lateral": ("I", "aVL", "V5", "V6"),
-    "inferior": ("II", "III", "aVF"),
-}
+"""A sign must stand in two neighbouring leads; it is named by the territory's own."""
 _LEVEL_MV = 0.02
 """By which an ST segment may rise within 60 ms and is still horizontal: what the filter leaves uncertain of it
 (``tests/studies/delineation.py``)."""
@@ -112,7 +101,7 @@ def find(measured: Measurements, *, sex: str | None, age: float | None) -> tuple
     if narrow and r3 <= 0.3 and r3 <= r2 + 0.05:
         there["poor_r_progression"]["V3"] = f"R {r3:.2f} mV"
     found = []
-    for territory, own in _OWN.items():
+    for territory, own in LEADS_OF.items():
         for sign, values in there.items():
             alone = sign == "poor_r_progression"
             kept = (

@@ -111,13 +111,6 @@ def level_line(signal_mV: np.ndarray, beats: Beats, rate_hz: float) -> np.ndarra
     return np.stack([np.interp(time, beats.qrs_on, of_lead) for of_lead in levels.T])
 
 
-def retimed(
-    donor_mV: np.ndarray, donor_beats: Beats, signal_mV: np.ndarray, beats: Beats, rate_hz: float
-) -> np.ndarray | None:
-    """Return a donor with its beats on a record's, once: see `Lender`."""
-    return Lender(donor_mV, donor_beats, rate_hz).laid_on(signal_mV, beats)
-
-
 def _borders(beats: Beats) -> np.ndarray:
     """Return where each beat begins, s (beats,): midway between the end of the T before and its own P or QRS."""
     starts = np.where(np.isfinite(beats.p_on), beats.p_on, beats.qrs_on - 0.1)

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from screening.attribution.operators import exchanges, waves_of
-from screening.contract import INDEPENDENT_LEADS, LEADS, OPERATORS
+from screening.contract import INDEPENDENT_ROWS, LEADS, OPERATORS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from screening.model.msaic import MSAICNet
-
-LEADS_READ = [LEADS.index(lead) for lead in INDEPENDENT_LEADS]
 
 Pair = tuple[int, int]
 """Places of a record and of its donor."""
@@ -175,8 +173,8 @@ class LeadSwapScorer(SwapScorer):
         """Return what each lead that is read contributes: (b, 12, samples) -> (b, n, p, t)."""
         import torch
 
-        traces = signals[:, LEADS_READ]
-        places = torch.arange(len(LEADS_READ), device=self.device).repeat(len(traces))
+        traces = signals[:, INDEPENDENT_ROWS]
+        places = torch.arange(len(INDEPENDENT_ROWS), device=self.device).repeat(len(traces))
         read = self._in_batches(self.network.lead_contributions, traces.flatten(0, 1), places)
         return read.reshape(*traces.shape[:2], *read.shape[1:])
 
@@ -220,7 +218,7 @@ class LeadSwapScorer(SwapScorer):
             change = self._moved(np.array(kind.weights)) @ changes.difference  # (12,) @ (q, 12, samples)
             if kind.wave is not None and changes.masks is not None:
                 change = change * changes.masks[:, kind.wave]
-            traces.append(changes.own[:, LEADS_READ[kind.place]] + change)
+            traces.append(changes.own[:, INDEPENDENT_ROWS[kind.place]] + change)
         places = torch.tensor([kind.place for kind in mixed], device=self.device).repeat_interleave(len(changes.own))
         read = self._in_batches(self.network.lead_contributions, torch.cat(traces), places)
         return read.reshape(len(mixed), -1, *read.shape[1:])
@@ -230,7 +228,7 @@ class LeadSwapScorer(SwapScorer):
 class _Kind:
     """One way in which a lead that is read changes, and in which exchanges it does."""
 
-    place: int  # in LEADS_READ
+    place: int  # in INDEPENDENT_ROWS
     weights: tuple[float, ...]  # on donor minus record, (12,)
     wave: int | None
     exchanges: tuple[int, ...]
@@ -239,7 +237,7 @@ class _Kind:
     def whole(self) -> bool:
         """Whether the lead becomes the donor's, so that it contributes what the donor's does."""
         alone = [weight for weight in self.weights if weight]
-        return self.wave is None and alone == [1.0] and self.weights[LEADS_READ[self.place]] == 1.0
+        return self.wave is None and alone == [1.0] and self.weights[INDEPENDENT_ROWS[self.place]] == 1.0
 
 
 @lru_cache(maxsize=len(OPERATORS))
@@ -248,7 +246,7 @@ def _kinds(operator: str) -> list[_Kind]:
     found: dict[tuple[int, tuple[float, ...], int | None], list[int]] = {}
     for number, a in enumerate(exchanges(operator)):
         wave = None if waves is None else int(waves[number])
-        for place, lead in enumerate(LEADS_READ):
+        for place, lead in enumerate(INDEPENDENT_ROWS):
             if a[lead].any():
                 found.setdefault((place, _lawful(a[lead]), wave), []).append(number)
     return [_Kind(*key, tuple(numbers)) for key, numbers in found.items()]

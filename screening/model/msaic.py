@@ -22,13 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from screening.contract import INDEPENDENT_LEADS, LEADS
+from screening.contract import INDEPENDENT_ROWS
 from screening.model.classifier import Classifier, NetworkConfig
 
 Pooling = Literal["mean", "mean_max"]
-
-LEADS_READ = tuple(LEADS.index(lead) for lead in INDEPENDENT_LEADS)
-"""Places of the leads that are read one by one; the other four follow from I and II."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +135,13 @@ class MSAICNet(Classifier):
         self.branches = nn.ModuleList(
             nn.Sequential(*(Block(config, dilation) for _ in range(config.blocks))) for dilation in config.dilations
         )
-        maps = c * len(config.dilations) * (len(LEADS_READ) if config.leads_apart else 1)
+        maps = c * len(config.dilations) * (len(INDEPENDENT_ROWS) if config.leads_apart else 1)
         self.projection = nn.Sequential(nn.Conv1d(maps, p, 1, bias=False), nn.BatchNorm1d(p), nn.ReLU())
 
     def features(self, x_mV: Tensor) -> Tensor:
         """Return the pooled features: (b, leads, T) in filtered mV -> (b, p), twice p with the maximum."""
         if self.config.leads_apart:
-            traces = x_mV[:, LEADS_READ].flatten(0, 1)  # (b, leads, T) -> (m, T)
+            traces = x_mV[:, INDEPENDENT_ROWS].flatten(0, 1)  # (b, leads, T) -> (m, T)
             maps = self._maps(traces.unsqueeze(1))  # -> (m, c * branches, t)
             maps = maps.reshape(len(x_mV), -1, maps.shape[2])  # -> (b, n * c * branches, t)
         else:
@@ -166,7 +163,7 @@ class MSAICNet(Classifier):
         Tensor, float (m, p, t)
         """
         weight: Tensor = self.projection.get_parameter("0.weight")  # (p, n * c * branches, 1)
-        of_lead = weight.reshape(len(weight), len(LEADS_READ), -1).transpose(0, 1)  # (n, p, c * branches)
+        of_lead = weight.reshape(len(weight), len(INDEPENDENT_ROWS), -1).transpose(0, 1)  # (n, p, c * branches)
         contributions: Tensor = of_lead[place] @ self._maps(traces_mV.unsqueeze(1))
         return contributions
 

@@ -7,11 +7,8 @@ All of them are trials, kept in a `TrialStore` under a hash of all that decides 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -176,17 +173,3 @@ def splits_of(folds: tuple[int, ...]) -> tuple[Split, ...]:
             "needed to train, tune and test without them; give the whole catalog."
         )
     return thirds(folds) if len(folds) >= _THIRDS_NEED else tuple(outer_folds(folds))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that takes its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

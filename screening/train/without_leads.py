@@ -20,11 +20,12 @@ from screening.attribution.operators import matrices
 from screening.contract import OPERATORS, sha256_of
 from screening.errors import UserError
 from screening.model.bundle import Bundle
+from screening.storage import Folder
 from screening.train.data import TrainingSet
 from screening.train.fit import predict
 from screening.train.procedure import train_network
 from screening.train.trials import Trial, TrialStore
-from screening.train.unseen import kept_or_trained, name_of, seen_by, trials_of, write_whole
+from screening.train.unseen import kept_or_trained, name_of, seen_by, trials_of
 
 GROUPS: dict[str, str] = {part: operator for operator in ("territory", "plane") for part in OPERATORS[operator]}
 """Group -> the operator whose part it is."""
@@ -92,7 +93,9 @@ def retrained(
                 auroc = _auroc_without(trial, known, group, float(whole.facts["learning_rate"]), device)
                 test = trial.split.records(known)[2]
                 with_all = float(roc_auc_score(test.target, whole.logit))
-                write_whole(path, json.dumps({**what, "auroc": auroc, "with_all": with_all}).encode())
+                Folder(str(path.parent)).write(
+                    path.name, json.dumps({**what, "auroc": auroc, "with_all": with_all}).encode()
+                )
             if path.exists():
                 kept = json.loads(path.read_text(encoding="utf-8"))
                 rows.append((kept["auroc"], kept["with_all"] - kept["auroc"]))

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from screening.attribution.beats import Beats, delineate, wave_masks
-from screening.attribution.retiming import Lender, level_line, retimed
+from screening.attribution.retiming import Lender, level_line
 from screening.contract import DERIVED_LEADS, LEADS
 from screening.signal.preprocess import Preprocessing, preprocess
 from tests.attribution.hearts import RATE_HZ, beat_times, ecg
+
+
+def retimed(
+    donor_mV: np.ndarray, donor_beats: Beats, signal_mV: np.ndarray, beats: Beats, rate_hz: float
+) -> np.ndarray | None:
+    return Lender(donor_mV, donor_beats, rate_hz).laid_on(signal_mV, beats)
 
 
 def filtered(signal_mV: np.ndarray) -> np.ndarray:
