@@ -28,7 +28,7 @@ ATTEMPTS = 5
 RETRY_FIRST_S, RETRY_LONGEST_S = 0.25, 8.0
 CONNECT_S, ANSWER_S = 10, 30
 """How long an object store may take to be reached, and to go on answering, before it is asked again."""
-_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError)
 """What storage says of a file, and says again however often it is asked."""
 
@@ -55,7 +55,7 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
             # Of others' errors the kind only: messages of storage libraries hold paths.
             what = f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
             what = str(error) if isinstance(error, ArchiveError) else f"{what} from storage"
-            if number in _LASTING:
+            if number in _LASTING or isinstance(error, PermissionError):
                 raise StorageError(what) from error
             if attempt == attempts:
                 raise StorageError(f"{what}, {attempts} times") from error

@@ -94,6 +94,7 @@ def test_a_store_that_fails_for_a_moment_is_asked_again() -> None:
     [
         (FileNotFoundError("x"), FileNotFoundError, "x"),
         (OSError(errno.ENOSPC, "full"), StorageError, r"^OSError \(No space left on device\) from storage$"),
+        (PermissionError("Access Denied"), StorageError, r"^PermissionError from storage$"),
         (OSError(errno.EROFS, "closed"), StorageError, r"^OSError \(Read-only file system\) from storage$"),
     ],
 )

@@ -29,7 +29,7 @@ from screening.run.bundles import store_bundle
 from screening.run.donors import donor_set_for
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
-from screening.run.plan import Plan, make_plan, store_plan
+from screening.run.plan import BEGUN, Plan, make_plan, store_plan
 from screening.run.worker import ScoringActor, Source, decode_block
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
@@ -162,9 +162,13 @@ def screen(
             if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             plan = store_plan(run, catalog, plan)
-            return _finish(
-                run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
-            )
+            try:
+                return _finish(
+                    run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
+                )
+            except KeyboardInterrupt:
+                run.remove(BEGUN)  # what was being decoded is not suspicious
+                raise
 
 
 def _finish(

@@ -120,5 +120,5 @@ def _unreadable(run: Folder, what: str, error: Exception | None) -> UserError:
     kind = f" ({type(error).__name__})" if error else ""
     return UserError(
         f"{what} in the published run {run.url} cannot be used{kind}; `screening verify {run.url}` names what is damaged, "
-        "and `screening run` writes it again once manifest.json is removed"
+        "and `screening repair` makes it again"
     )
