@@ -10,6 +10,7 @@ import click
 
 from screening.cli.changes import by_option, change_json, now, show_verdict
 from screening.cli.folds import folds_option
+from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
@@ -30,6 +31,7 @@ from screening.errors import UserError
 @storage_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict and the change as JSON.")
 def command(
     name: str,
@@ -45,6 +47,7 @@ def command(
     state: Path,
     tracking_uri: str | None,
     as_json: bool,
+    record: Record,
 ) -> int:
     """Judge VERSION of model NAME against its champion and, if every bound holds, make it the champion.
 
@@ -75,6 +78,8 @@ def command(
         on_stage=lambda what: None if as_json else click.echo(f"{what} ...", err=True),
     )
     change = None if dry_run else promote(name, version, verdict, by=by, why=why, at=now(), tracking_uri=uri)
+    if change is not None:
+        record("model.promoted" if verdict.passed else "model.refused", change_json(change))
     if as_json:
         told = {"verdict": verdict.to_json(), "change": change and change_json(change)}
         click.echo(json.dumps(told, indent=1))

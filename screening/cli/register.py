@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, model_folder, state_option, tracking_option
 from screening.errors import UserError
 
@@ -15,8 +16,9 @@ from screening.errors import UserError
 @click.argument("bundle_ref", metavar="[BUNDLE]", required=False)
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the version as JSON.")
-def command(bundle_ref: str | None, state: Path, tracking_uri: str | None, as_json: bool) -> int:
+def command(bundle_ref: str | None, state: Path, tracking_uri: str | None, as_json: bool, record: Record) -> int:
     """Register the bundle in folder or URL BUNDLE as a version of its model; without it, the bundle that ships.
 
     `screening train` registers what it trains. This is for bundles from elsewhere, and for the shipped one, which can so
@@ -44,8 +46,9 @@ def command(bundle_ref: str | None, state: Path, tracking_uri: str | None, as_js
         run_name=f"{bundle.name}-{bundle.version}",
         **entry,
     )
+    facts = {"model": version.name, "version": version.version, "bundle_sha256": version.bundle_sha256}
+    record("model.registered", facts)
     if as_json:
-        facts = {"model": version.name, "version": version.version, "bundle_sha256": version.bundle_sha256}
         click.echo(json.dumps({**facts, "aliases": list(version.aliases)}, indent=1))
         return 0
     alias = f" ({', '.join(version.aliases)})" if version.aliases else ""

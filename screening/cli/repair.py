@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from screening.cli import EXIT_DONE, EXIT_USAGE
+from screening.cli.record import Record, audit_option
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -23,6 +24,7 @@ from screening.cli.storage import storage_option
 @storage_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(
     run_url: str,
@@ -32,6 +34,7 @@ def command(
     state: Path,
     tracking_uri: str | None,
     as_json: bool,
+    record: Record,
 ) -> int:
     """Make damaged or lost files of a published run again, byte for byte as they were, from the archive.
 
@@ -40,6 +43,7 @@ def command(
     screening repair runs/3f2a90b1c4d5e6f7 --catalog catalog
     """
     from screening.archive.catalog import open_catalog
+    from screening.archive.listing import without_credentials
     from screening.model.bundle import load_bundle
     from screening.run.repair import repair
     from screening.storage import Folder
@@ -53,6 +57,7 @@ def command(
         on_file=lambda name: None if as_json else click.echo(f"making {name} again", file=sys.stderr),
     )
     left = [str(fault) for fault in done.left]
+    record("run.repaired", {"run": without_credentials(run_url), "made_again": done.files, "left": left})
     if as_json:
         click.echo(json.dumps({"run": run_url, "made_again": done.files, "whole": not left, "faults": left}, indent=1))
         return EXIT_USAGE if left else EXIT_DONE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from screening.cli import EXIT_DONE
+from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @storage_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the headline figures and paths as JSON.")
 def command(
     runs: str,
@@ -60,6 +62,7 @@ def command(
     state: Path,
     tracking_uri: str | None,
     as_json: bool,
+    record: Record,
     **overrides: Any,
 ) -> int:
     """Write the prevalence report of everything that was screened, and the private worklist of flagged patients.
@@ -71,6 +74,7 @@ def command(
     from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
+    from screening.archive.listing import without_credentials
     from screening.report.assemble import figures_for_machines, keep_release, make_report, open_population
     from screening.report.render import write_report
     from screening.report.standardise import load_reference_population
@@ -106,6 +110,10 @@ def command(
                 patients=settings.worklist_patients,
                 storage_options=storage_options,
             ).html
+    where = {"runs": without_credentials(runs), "out": without_credentials(out), "catalog_id": opened.catalog_id}
+    record("report.made", where | {"run_ids": [run.run_id for run in current.indexed], "exact": settings.exact})
+    if listed is not None:
+        record("worklist.exported", where | {"patients_at_most": settings.worklist_patients})
     figures = figures_for_machines(report.findings)
     logged = _log(report, place, paths, figures, tracking_uri or default_tracking_uri(state)) if mlflow else None
     if as_json:

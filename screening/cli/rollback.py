@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from screening.cli.changes import by_option, change_json, now
+from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 
 
@@ -18,8 +19,18 @@ from screening.cli.state import default_tracking_uri, state_option, tracking_opt
 @by_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the change as JSON.")
-def command(name: str, to: int | None, why: str, by: str, state: Path, tracking_uri: str | None, as_json: bool) -> int:
+def command(
+    name: str,
+    to: int | None,
+    why: str,
+    by: str,
+    state: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+    record: Record,
+) -> int:
     """Make the champion that model NAME had before its present one the champion again, without the gate.
 
     Done twice it goes back twice: what was rolled back does not count as an earlier champion. To undo a rollback, name
@@ -40,6 +51,7 @@ def command(name: str, to: int | None, why: str, by: str, state: Path, tracking_
         tracking_uri=tracking_uri or default_tracking_uri(state),
         cache_folder=state / "models",
     )
+    record("model.rolled_back", change_json(change))
     if as_json:
         click.echo(json.dumps(change_json(change), indent=1))
         return 0

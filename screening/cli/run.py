@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from screening.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REJECTS
+from screening.cli.record import Record, audit_option
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @storage_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     catalog: str,
@@ -52,6 +54,7 @@ def command(
     state: Path,
     tracking_uri: str | None,
     as_json: bool,
+    record: Record,
     **overrides: Any,
 ) -> int:
     """Screen every record of a catalog; resumes where it stopped.
@@ -60,23 +63,35 @@ def command(
     screening run --catalog catalog --out runs
     screening run --catalog catalog --out s3://bucket/runs --model models:/msaic-mi@champion --workers 8
     """
+    from screening.archive.listing import without_credentials
     from screening.cli.progress import RunProgress
     from screening.run.pipeline import screen
     from screening.settings import RunSettings, load_settings
 
     settings = load_settings(RunSettings, config, overrides)
     model = model_folder(model_ref, state=state, tracking_uri=tracking_uri)
-    with RunProgress(quiet=as_json) as progress:
-        outcome = screen(
-            catalog,
-            runs,
-            model_path=str(model),
-            settings=settings,
-            address=address,
-            storage_options=storage_options,
-            on_stage=progress.stage,
-            on_progress=progress.update,
-        )
+    what = {"catalog": without_credentials(catalog), "runs": without_credentials(runs)}
+    record("run.started", what | {"model": model_ref})
+    try:
+        with RunProgress(quiet=as_json) as progress:
+            outcome = screen(
+                catalog,
+                runs,
+                model_path=str(model),
+                settings=settings,
+                address=address,
+                storage_options=storage_options,
+                on_stage=progress.stage,
+                on_progress=progress.update,
+            )
+    except BaseException as error:
+        record("run.interrupted", what | {"by": type(error).__name__})
+        raise
+    ended = "run.published" if outcome.published and not outcome.already else "run.was_published_before"
+    record(
+        ended if outcome.published else "run.unfinished",
+        what | {"run_id": outcome.run_id, "records": outcome.records, "counts": outcome.counts},
+    )
     click.echo(json.dumps(_as_json(outcome), indent=1) if as_json else describe(outcome))
     if not outcome.published:
         return EXIT_INTERRUPTED

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -29,6 +30,7 @@ from screening.cli.storage import storage_option
 @storage_option
 @state_option
 @tracking_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     catalog: str,
@@ -41,6 +43,7 @@ def command(
     state: Path,
     tracking_uri: str | None,
     as_json: bool,
+    record: Record,
     **overrides: Any,
 ) -> int:
     """Train MSAIC-Net on a labelled catalog and register the bundle; resumes where it stopped.
@@ -80,6 +83,10 @@ def command(
         on_epoch=epoch,
     )
     bundle, registered = done.bundle, done.registered
+    record(
+        "model.registered",
+        {"model": registered.name, "version": registered.version, "bundle_sha256": bundle.sha256},
+    )
     if as_json:
         facts = {
             "training_id": done.training_id,

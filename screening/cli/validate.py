@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from screening.cli import EXIT_DONE
+from screening.cli.record import Record, audit_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
 
@@ -62,6 +63,7 @@ def command() -> None:
 )
 @click.option("--show-age-and-sex", is_flag=True, help="Write them on the sheets.")
 @storage_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def sample(
     runs: str,
@@ -75,6 +77,7 @@ def sample(
     show_age_and_sex: bool,
     storage_options: dict[str, Any],
     as_json: bool,
+    record: Record,
 ) -> int:
     """Draw flagged and unflagged patients and write blinded sheets of their ECGs.
 
@@ -88,6 +91,7 @@ def sample(
     from tqdm import tqdm
 
     from screening.archive.catalog import open_catalog
+    from screening.archive.listing import without_credentials
     from screening.report.candidates import candidates
     from screening.report.sampling import draw
     from screening.report.sheets import FOR_READERS, QUESTION, key_of, write_sheets
@@ -142,6 +146,7 @@ def sample(
             {"stratum": s.name, "flagged": s.flagged, "patients": s.patients, "sampled": s.sampled} for s in key.strata
         ],
     }
+    record("sheets.exported", {"runs": without_credentials(runs), "out": str(out), "sheets": len(key.record_id)})
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return EXIT_DONE
@@ -227,6 +232,7 @@ def _recordings(
 @click.option("--reference", help="The reference standard, in words, if it is not the reading of these sheets.")
 @click.option("--runs", required=True, help="Folder of runs; the validation is kept in it.")
 @storage_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the validation as JSON.")
 def import_(
     sheets: Path,
@@ -237,6 +243,7 @@ def import_(
     runs: str,
     storage_options: dict[str, Any],
     as_json: bool,
+    record: Record,
 ) -> int:
     """Take readings of drawn sheets and keep what they say of this archive beside its runs.
 
@@ -247,6 +254,7 @@ def import_(
     from datetime import UTC, datetime
     from itertools import combinations
 
+    from screening.archive.listing import without_credentials
     from screening.report.readings import agreement, by_stratum, settle
     from screening.report.sheets import read_key
     from screening.report.validation import Validation, store_validation
@@ -298,6 +306,7 @@ def import_(
         ),
     )
     name = store_validation(folder, validation)
+    record("readings.imported", {"runs": without_credentials(runs), "validation": name, "readers": list(readers)})
     if as_json:
         click.echo(folder.read(name).decode())
         return EXIT_DONE

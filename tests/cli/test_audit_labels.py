@@ -1,4 +1,4 @@
-"""``screening audit`` on a simulated archive, as a user types it."""
+"""``screening audit-labels`` on a simulated archive, as a user types it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[..., tuple[int, str, str]]
 def audit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main(["audit", *map(str, arguments), "--state", str(tmp_path / "state")])
+            main(["audit-labels", *map(str, arguments), "--state", str(tmp_path / "state")])
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -166,5 +166,5 @@ def test_bad_input_is_one_sentence(
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["audit", "--help"])
-    assert capsys.readouterr().out.count("\n  screening audit") == 2
+        main(["audit-labels", "--help"])
+    assert capsys.readouterr().out.count("\n  screening audit-labels") == 2
