@@ -37,6 +37,9 @@ def write_catalog(
         "deidentified": True,
         "key_id": None,
         "patient_key_id": "public",
+        "found_by": "listing",
+        "table": None,
+        "mapping": None,
         "label_rule": PRESETS["none"].model_dump(mode="json"),
         "schema_version": SCHEMA_VERSION,
     }
@@ -50,7 +53,13 @@ def write_catalog(
                 "catalog_id": catalog_id,
                 "root_url": "file:///archive",
                 **settings,
-                "counts": {"records": len(rows)},
+                "counts": {
+                    "records": len(rows),
+                    "absent": 0,
+                    "duplicates": 0,
+                    "without_metadata": 0,
+                    "bytes": len(rows),
+                },
                 "files": hashes,
             },
         )

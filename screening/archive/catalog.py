@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
@@ -38,6 +39,19 @@ from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
 
 SCHEMA_VERSION = 2
+
+
+IDENTITY = (
+    "deidentified",
+    "key_id",
+    "patient_key_id",
+    "found_by",
+    "table",
+    "mapping",
+    "label_rule",
+    "schema_version",
+)
+"""Keys of catalog.json that are part of a catalog's id, beside its rows."""
 
 
 class OtherVersion(UserError):
@@ -84,6 +98,16 @@ class Catalog:
     settings: dict[str, Any] = field(repr=False)  # catalog.json
     fs: AbstractFileSystem = field(repr=False)
     folder: str = field(repr=False)
+    passed_over: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+
+    @property
+    def forgotten(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Record ids, and patient keys, that no scan takes up any more."""
+        return _forgotten(self.settings)
+
+    def without(self, record_ids: Collection[str], patient_keys: Collection[str]) -> Catalog:
+        """Return the same catalog with these records, and those of these patients, passed over."""
+        return replace(self, passed_over=(frozenset(record_ids), frozenset(patient_keys)))
 
     def iter_batches(
         self, columns: Sequence[str] | None = None, *, with_location: bool = False, batch_size: int = ROW_GROUP
@@ -101,6 +125,13 @@ class Catalog:
             raise UserError(
                 f"The catalog {self.path} has no column {unknown[0]!r}; it has {', '.join(CATALOG_SCHEMA.names)}."
             )
+        if any(self.passed_over):
+            whole = replace(self, passed_over=(frozenset(), frozenset()))
+            read = list(dict.fromkeys([*wanted, "record_id", "patient_key"]))
+            shown = [*wanted, "location"] if with_location else wanted
+            for batch in whole.iter_batches(read, with_location=with_location, batch_size=batch_size):
+                yield batch.filter(pc.invert(named(batch, *self.passed_over))).select(shown)
+            return
         with locate(self.fs, self.folder, "catalog", self.catalog_id) as stream:
             rows = pq.ParquetFile(stream)
             if not with_location:
@@ -117,6 +148,18 @@ class Catalog:
                             f"The catalog {self.path} is damaged: its locations are of other records; make it again."
                         )
                     yield from _cut(table.select(wanted).append_column("location", where["location"]), batch_size)
+
+
+def named(batch: pa.RecordBatch, record_ids: Collection[str], patient_keys: Collection[str]) -> pa.Array:
+    """Return for each row whether its record, or its patient, is among those named."""
+    records = pc.is_in(batch["record_id"], value_set=pa.array(sorted(record_ids), pa.string()))
+    patients = pc.is_in(batch["patient_key"], value_set=pa.array(sorted(patient_keys), pa.string()))
+    return pc.or_(records, patients)
+
+
+def _forgotten(settings: dict[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    noted = settings.get("forgotten", {})
+    return frozenset(noted.get("record_ids", ())), frozenset(noted.get("patient_keys", ()))
 
 
 def _cut(table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
@@ -227,6 +270,7 @@ def build_catalog(
     out_fs, folder = open_folder(out, storage_options if same_kind else None)
     earlier = _earlier(out_fs, folder, shown_out, root_url, deidentified, key_id)
     previous = _previous_rows(earlier) if earlier else None
+    forgotten = _noted(out_fs, folder)
     unreadable: Counter[str] = Counter()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool, CatalogFiles(out_fs, folder) as files:
         listing = Listing(fs, root, pool)
@@ -254,6 +298,7 @@ def build_catalog(
             and previous is not None
             and earlier.settings.get("settings_sha256") == sha256_of(settings),
             unreadable=unreadable,
+            forgotten=forgotten,
         )
         try:
             for rows, locations in scan.batches(source):
@@ -285,6 +330,7 @@ def build_catalog(
                 },
                 "labels": by_class,
                 "files": hashes,
+                "forgotten": {"record_ids": sorted(forgotten[0]), "patient_keys": sorted(forgotten[1])},
             },
         )
     counted = (
@@ -316,6 +362,14 @@ def build_catalog(
         ),
         **{name: scan.count[name] for name in counted},
     )
+
+
+def _noted(fs: AbstractFileSystem, folder: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return what was forgotten, also from a catalog of another version."""
+    try:
+        return _forgotten(json.loads(fs.cat_file(join(folder, "catalog.json"))))
+    except (OSError, ValueError, AttributeError):
+        return frozenset(), frozenset()
 
 
 def _root_url(fs: AbstractFileSystem, root: str, archive_url: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ from screening.archive.listing import (
 from screening.archive.metadata import Facts
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
 from screening.contract import MAX_HEADER_BYTES
+
+T = TypeVar("T")
 
 BATCH = 4_096
 """Records listed, and headers read, together."""
@@ -77,6 +79,10 @@ def _version_numbers(versions: list[str]) -> np.ndarray:
     return np.where([version == ABSENT for version in versions], np.uint64(0), id_hashes(versions))
 
 
+def _of(values: list[T], places: list[int]) -> list[T]:
+    return [values[i] for i in places]
+
+
 class _Seen:
     """Ids seen so far, 8 bytes each: sorted runs that are merged when they have grown alike."""
 
@@ -114,10 +120,12 @@ class Scan:
         previous: PreviousRows | None,
         reuse: bool,
         unreadable: Counter[str],
+        forgotten: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
     ) -> None:
         self._fs, self._root, self._pool, self._listing = fs, root, pool, listing
         self._labeller, self._key, self._deidentified = labeller, key, deidentified
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
+        self._forgotten_records, self._forgotten_patients = forgotten
         self._statement_texts = {*labeller.rule.positive_codes, *labeller.rule.negative_codes}
         self._seen = _Seen()
         self.count: Counter[str] = Counter()
@@ -138,7 +146,7 @@ class Scan:
         ids = [self._record_id(location) for location, _ in opened]
         fresh = self._seen.first_time(ids)
         self.count["duplicates"] += len(ids) - int(fresh.sum())
-        keep = np.flatnonzero(fresh).tolist()
+        keep = [i for i in np.flatnonzero(fresh).tolist() if ids[i] not in self._forgotten_records]
         if not keep:
             return None
         ids, locations = [ids[i] for i in keep], [opened[i][0] for i in keep]
@@ -154,6 +162,10 @@ class Scan:
         kept = self._compare(ids, versions, [fact is None for fact in facts])
         self._read_headers(locations, files, facts, kept)
         rows = [kept.get(i) or self._row(fact or Facts()) for i, fact in enumerate(facts)]
+        if self._forgotten_patients:
+            stay = [i for i, row in enumerate(rows) if row["patient_key"] not in self._forgotten_patients]
+            keep, ids, locations = _of(keep, stay), _of(ids, stay), _of(locations, stay)
+            files, sizes, versions, rows = _of(files, stay), _of(sizes, stay), _of(versions, stay), _of(rows, stay)
 
         self.count["records"] += len(ids)
         self.count["absent"] += sum(found is None for found in files)

@@ -18,6 +18,8 @@ from screening.cli.storage import storage_option
 def command() -> None:
     """Show or verify the log of runs, publications, promotions, exports and erasures.
 
+    Both commands take --json.
+
     \b
     screening audit show --last 20
     screening audit verify --expect 0c4f...

@@ -29,6 +29,7 @@ from screening.storage import Folder
 Read = Callable[[str, str, str], Recording | Rejected]
 """Reads a record, given its location, its id and its version."""
 
+_FORGOTTEN = ".forgotten"
 CANDIDATES_PER_DONOR = 4
 """So many are drawn for each donor wanted, because some are rejected and some are of one patient."""
 
@@ -78,12 +79,39 @@ def load_donor_set(runs: Folder, name: str) -> DonorSet:
     except (ValueError, KeyError, TypeError, SafetensorError):
         whole = False
     except FileNotFoundError as error:
+        if is_forgotten(runs, name):
+            raise UserError(
+                f"the donor set {name[:12]} was erased with a patient in it; what it explained can be read but not made again: "
+                "start a new run, which has other donors"
+            ) from error
         raise UserError(
             f"the donor set {name[:12]} is gone from {runs.url}/donors; restore it, or remove the run"
         ) from error
     if not whole:
         raise UserError(f"the donor set {name[:12]} in {runs.url}/donors is damaged; restore it, or remove the run")
     return found
+
+
+def donor_sets(runs: Folder) -> Iterator[tuple[str, DonorSet]]:
+    """Yield every stored donor set with its name."""
+    for file in runs.names("donors"):
+        if file.endswith(".safetensors"):
+            name = file.removesuffix(".safetensors")
+            yield name, load_donor_set(runs, name)
+
+
+def forget_donors(runs: Folder, name: str) -> None:
+    """Erase a donor set; the next run of its archive makes another."""
+    for file in runs.names("donors"):
+        if file.startswith("index-") and json.loads(runs.read(f"donors/{file}"))["donor_set"] == name:
+            runs.remove(f"donors/{file}")
+    runs.write(f"donors/{name}{_FORGOTTEN}", b"")
+    runs.remove(f"donors/{name}.safetensors")
+
+
+def is_forgotten(runs: Folder, name: str) -> bool:
+    """Whether a donor set was erased on purpose."""
+    return runs.exists(f"donors/{name}{_FORGOTTEN}")
 
 
 def _encoded(donors: DonorSet) -> bytes:

@@ -23,14 +23,16 @@ import screening
 from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.cluster import cluster
+from screening.contract import result_schema
 from screening.errors import StorageError, UserError
 from screening.model.bundle import load_bundle
 from screening.run.bundles import store_bundle
+from screening.run.current import open_current
 from screening.run.donors import donor_set_for
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
-from screening.run.plan import BEGUN, Plan, make_plan, store_plan
-from screening.run.worker import ScoringActor, Source, decode_block
+from screening.run.plan import BEGUN, Plan, make_plan, results_name, store_plan
+from screening.run.worker import ScoringActor, Source, decode_block, results_file
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import quality_settings
@@ -111,6 +113,8 @@ def screen(
     runs = Folder(runs_url, options).absolute()
     bundle = load_bundle(model_path)
     catalog = open_catalog(catalog_path, storage_options=options)
+    if (tombstones := open_current(runs)) is not None:
+        catalog = catalog.without(tombstones.forgotten_records, tombstones.forgotten_patients)
     reader = ArchiveReader(catalog.root_url, options)
     started = datetime.now(UTC)
 
@@ -188,6 +192,10 @@ def _finish(
     for summary in done.values():
         tally.update(done=summary.rows, scored=summary.scored, flagged=summary.flagged)
     at_start = tally["done"]
+    for shard in range(plan.shards):
+        if shard not in done and not plan.shard_rows(shard):  # all of its patients were forgotten
+            done[shard], data = results_file(plan, shard, result_schema().empty_table())
+            run.write(results_name(shard), data)
     pending = [shard for shard in range(plan.shards) if shard not in done]
     begun = time.monotonic()
     first = 0.0

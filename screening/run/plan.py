@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -49,6 +49,9 @@ class Plan:
     settings: dict[str, Any]  # of RESULT_KEYS
     quality: dict[str, float]  # the limits
     fingerprint: dict[str, Any]
+    removed: dict[int, int] = field(
+        default_factory=dict
+    )  # shard -> rows of forgotten patients that are no longer in it
 
     @property
     def results_identity(self) -> dict[str, str]:
@@ -63,7 +66,8 @@ class Plan:
 
     def shard_rows(self, shard: int) -> int:
         """Return how many records shard number ``shard`` holds."""
-        return min(self.shard_records, self.records - shard * self.shard_records)
+        planned = self.records + sum(self.removed.values())
+        return min(self.shard_records, planned - shard * self.shard_records) - self.removed.get(shard, 0)
 
 
 def results_name(shard: int) -> str:
@@ -148,13 +152,36 @@ def load_plan(run: Folder) -> Plan:
     try:
         stored = json.loads(run.read("plan.json"))
         stored.pop("notice")
-        return Plan(**stored)
+        removed = {int(shard): rows for shard, rows in stored.pop("removed").items()}
+        return Plan(**stored, removed=removed)
     except FileNotFoundError as error:
         raise UserError(f"{run.url} is not a run: it holds no plan.json; name a folder RUNS/<run_id>") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"the plan of {run.url} cannot be read ({error}); start the run again from its catalog"
         ) from error
+
+
+def rewrite_slices(
+    run: Folder, plan: Plan, shards: Collection[int], keep: Callable[[pa.Table], pa.Table]
+) -> dict[int, int]:
+    """Put ``keep`` of the rows of some shards in their place, and return how many rows each shard of the plan now lacks.
+
+    ``keep`` sees the columns record_id and patient_key; where records lie follows the records.
+    """
+    whole = replace(plan, records=plan.records + sum(plan.removed.values()), removed={})
+    removed = {shard: rows for shard, rows in plan.removed.items() if shard not in set(shards)}
+    for number in sorted({shard // SLICE for shard in shards}):
+        of_slice = range(number * SLICE, min((number + 1) * SLICE, plan.shards))
+        tables = []
+        for shard in of_slice:
+            table = read_shard(run, shard).append_column("location", pa.array(read_locations(run, shard), pa.string()))
+            kept = keep(table) if shard in shards else table
+            if shard in shards and kept.num_rows < whole.shard_rows(shard):
+                removed[shard] = whole.shard_rows(shard) - kept.num_rows
+            tables.append(kept)
+        _write_slice(run, number, tables)
+    return dict(sorted(removed.items()))
 
 
 def read_shard(run: Folder, shard: int, *, columns: list[str] | None = None) -> pa.Table:
@@ -218,4 +245,5 @@ def _write_slice(run: Folder, number: int, shards: list[pa.Table]) -> None:
             schema = shards[0].select(list(columns)).schema
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for shard in shards:
-                    writer.write_table(shard.select(list(columns)), row_group_size=shard.num_rows)
+                    # A shard of which nothing is left keeps its row group, so that the others keep their numbers.
+                    writer.write_table(shard.select(list(columns)), row_group_size=max(1, shard.num_rows))

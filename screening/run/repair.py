@@ -132,6 +132,7 @@ def _plan(
             settings={key: settings[key] for key in RESULT_KEYS},
             quality=manifest["quality_limits"],
             fingerprint=manifest["fingerprint"],
+            removed={int(shard): rows for shard, rows in manifest.get("removed", {}).items()},
         )
         work.append(("plan.json", partial(_keep, run, "plan.json", plan_bytes(plan), sha256)))
     slices = [name for name in names if name.startswith("plan/")]

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.archive.store import id_hashes
-from screening.contract import RESULT_COLUMNS, Reason, Status, result_schema
+from screening.contract import EXPLANATION_COLUMNS, RESULT_COLUMNS, Reason, Status, result_schema
 from screening.errors import UserError
 from screening.run.bundles import fetch_bundle
-from screening.run.donors import load_donor_set
+from screening.run.donors import is_forgotten, load_donor_set
 from screening.run.ledger import is_sealed, read_manifest
 from screening.run.plan import BEGUN, Plan, load_plan, read_locations, read_shard, results_name
 from screening.run.sealed import footer_of
@@ -181,7 +181,7 @@ def _held(runs: Folder, plan: Plan) -> Iterator[Fault]:
             yield Fault(f"../models/{sha256[:12]}", str(error))
     else:
         yield Fault(f"../models/{sha256[:12]}", "is gone")
-    if plan.donor_set is not None:
+    if plan.donor_set is not None and not is_forgotten(runs, plan.donor_set):
         try:
             load_donor_set(runs, plan.donor_set)
         except UserError as error:
@@ -220,6 +220,8 @@ def rescore(run: Folder, rows: Sequence[int], *, options: dict[str, Any] | None 
     plan, runs = load_plan(run), runs_of(run)
     scorer = scorer_of(runs, plan, anywhere=True)
     source = Source(run, plan, scorer.bundle.preprocessing, dict(options or {}))
+    unexplained = {name for name, _, _ in EXPLANATION_COLUMNS} if scorer.explainer is None else set()
+    compared = [name for name, _, _ in RESULT_COLUMNS if name not in unexplained]
     same = gone = 0
     wrong: list[Fault] = []
     for shard, places in _by_shard(plan, sorted(rows)).items():
@@ -231,7 +233,7 @@ def rescore(run: Folder, rows: Sequence[int], *, options: dict[str, Any] | None 
         for at, before, after in zip(places, published, found, strict=True):
             if after["reason"] in (Reason.CHANGED, Reason.MISSING_FILE) and after["reason"] != before["reason"]:
                 gone += 1
-            elif different := [name for name, _, _ in RESULT_COLUMNS if not _alike(before[name], after[name])]:
+            elif different := [name for name in compared if not _alike(before[name], after[name])]:
                 wrong.append(Fault(results_name(shard), f"row {at} comes out otherwise: {', '.join(different)}"))
             else:
                 same += 1

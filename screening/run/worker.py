@@ -25,7 +25,7 @@ from screening.errors import StorageError, UserError
 from screening.model.bundle import check_golden
 from screening.recording import Rejected
 from screening.run.bundles import fetch_bundle
-from screening.run.donors import load_donor_set
+from screening.run.donors import is_forgotten, load_donor_set
 from screening.run.explain import Explainer
 from screening.run.fingerprint import THREADS_PER_WORKER, numerics_fingerprint
 from screening.run.ledger import ShardSummary, footer
@@ -143,7 +143,8 @@ def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
     Parameters
     ----------
     anywhere
-        Also where the machine's numerics are not those of the plan, so that the last digits will differ.
+        Also where the machine's numerics are not those of the plan, so that the last digits will differ, and without
+        explaining where the donors were erased with a patient.
 
     Raises
     ------
@@ -167,7 +168,8 @@ def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
     bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
     check_golden(bundle, bundle.network(device), device)
     explainer = None
-    if plan.donor_set and plan.settings["attribution"] != "none":
+    erased = anywhere and plan.donor_set is not None and is_forgotten(runs, plan.donor_set)
+    if plan.donor_set and plan.settings["attribution"] != "none" and not erased:
         explainer = Explainer(
             bundle,
             load_donor_set(runs, plan.donor_set),
@@ -189,8 +191,15 @@ def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
 
 def results_file(plan: Plan, shard: int, results: pa.Table) -> tuple[ShardSummary, bytes]:
     """Return a shard's results file and what the driver knows of it."""
+    facts = summary_of(shard, results)
+    data = results_bytes(results, footer=footer(plan, facts))
+    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)), data
+
+
+def summary_of(shard: int, results: pa.Table) -> dict[str, Any]:
+    """Return what the footer of a results file says of its rows."""
     reasons = pc.value_counts(results["reason"].drop_null()).to_pylist()
-    facts: dict[str, Any] = {
+    return {
         "shard": shard,
         "rows": results.num_rows,
         "scored": results["reason"].null_count,
@@ -198,8 +207,6 @@ def results_file(plan: Plan, shard: int, results: pa.Table) -> tuple[ShardSummar
         "explained": _explained(results),
         "reasons": dict(sorted((entry["values"], entry["counts"]) for entry in reasons)),
     }
-    data = results_bytes(results, footer=footer(plan, facts))
-    return ShardSummary(**facts, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)), data
 
 
 def _explained(results: pa.Table) -> int:

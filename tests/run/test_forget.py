@@ -1,0 +1,247 @@
+"""A forgotten patient is in no file any more, everything else is as it was, and no later scan or run takes the patient up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.forget import forget_in_catalog, held_by_catalog
+from screening.archive.identity import PseudonymKey
+from screening.cli import main
+from screening.errors import UserError
+from screening.model.bundle import Bundle
+from screening.run import forget
+from screening.run.current import open_current, refresh
+from screening.run.forget import forget_in_runs, held_by_runs
+from screening.run.ledger import Lease, read_manifest
+from screening.run.plan import load_plan
+from screening.run.read import iter_results
+from screening.run.verify import faults, rescore
+from screening.run.worker import scorer_of
+from screening.settings import RunSettings
+from screening.storage import Folder
+from tests.bundles import make_bundle
+from tests.published import publish_run, write_catalog
+from tests.run.by_hand import run_by_hand
+
+SECRET = "a secret of more than thirty-two characters"
+KEY = PseudonymKey.of(SECRET.encode())
+SETTINGS = RunSettings(attribution="flagged", donors=4, donor_set=8, shard_records=8)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", threshold=0.35)
+
+
+@pytest.fixture(scope="module")
+def made(ptbxl: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    build_catalog(str(ptbxl), str(folder / "catalog"), key=KEY)
+    run_by_hand(folder / "catalog", folder / "runs", bundle, SETTINGS)
+    refresh(Folder(str(folder / "runs")))
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "place")
+    return tmp_path / "place"
+
+
+def run_in(place: Path) -> Folder:
+    return Folder(str(next((place / "runs").glob("*/plan.json")).parent))
+
+
+def rows_of(run: Folder) -> pd.DataFrame:
+    return pd.concat([table.to_pandas() for table in iter_results(run)]).set_index("record_id")
+
+
+def everything(place: Path) -> dict[str, bytes]:
+    """Return the text of every file, Parquet and safetensors decoded."""
+    found = {}
+    for path in place.rglob("*"):
+        if path.suffix == ".parquet":
+            found[str(path.relative_to(place))] = pq.read_table(path).to_pandas().to_csv().encode()
+        elif path.is_file():
+            found[str(path.relative_to(place))] = path.read_bytes()
+    return found
+
+
+def donors_of(place: Path) -> list[str]:
+    (path,) = (place / "runs" / "donors").glob("*.safetensors")
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return list(json.loads(header["__metadata__"]["donors"])["patient_keys"])
+
+
+def test_a_forgotten_patient_is_in_no_file_and_the_rest_is_as_it_was(place: Path) -> None:
+    run, before = run_in(place), rows_of(run_in(place))
+    patient = next(key for key in before["patient_key"] if key not in donors_of(place))
+    ids = set(before.index[before["patient_key"] == patient])
+    assert any(patient.encode() in data for data in everything(place).values())
+
+    forget_in_runs(Folder(str(place / "runs")), record_ids=ids, patient_keys=[patient], at="2026-11-23")
+    forget_in_catalog(open_catalog(str(place / "catalog")), patient_keys=[patient])
+    pd.testing.assert_frame_equal(rows_of(run), before[before["patient_key"] != patient])
+    assert list(faults(run)) == []
+    assert (rescore(run, range(0, load_plan(run).records, 5)).faults) == ()
+    left = {name for name, data in everything(place).items() if any(i.encode() in data for i in (*ids, patient))}
+    # The tombstones, in both versions of the index since.
+    assert {name.rsplit("/", 1)[-1] for name in left} == {"catalog.json", "version-000002.json", "version-000003.json"}
+    manifest = read_manifest(run) or {}
+    assert manifest["forgotten"] == [{"at": "2026-11-23", "rows": len(ids)}]
+    assert manifest["counts"]["planned"] == load_plan(run).records == 64 - len(ids)
+    current = open_current(Folder(str(place / "runs")))
+    assert current is not None
+    assert current.counts["records"] == 64 - len(ids)
+    assert all(current.locate(record_id) is None for record_id in ids)
+    assert current.locate(before.index[-1]) is not None
+    assert held_by_runs(Folder(str(place / "runs")), record_ids=ids, patient_keys=[patient]).rows == {}
+
+
+def test_the_next_scan_and_the_next_run_leave_a_forgotten_patient_out(
+    place: Path, ptbxl: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    patient = str(rows_of(run_in(place))["patient_key"].iloc[3])
+    catalog = open_catalog(str(place / "catalog"))
+    gone = [record_id for record_id, _ in held_by_catalog(catalog, patient_keys=[patient])]
+    forget_in_catalog(catalog, patient_keys=[patient], record_ids=["of nobody"])
+    renewed = build_catalog(str(ptbxl), str(place / "catalog"), key=KEY)
+    assert renewed.records == 64 - len(gone)
+    again = open_catalog(str(place / "catalog"))
+    assert held_by_catalog(again, patient_keys=[patient]) == []
+    assert again.forgotten == (frozenset({"of nobody"}), frozenset({patient}))
+    assert again.records == pq.read_metadata(place / "catalog" / "catalog.parquet").num_rows
+    # A catalog of its own, in which the patient still is, is planned without by whoever knows of the tombstones.
+    build_catalog(str(ptbxl), str(tmp_path / "other"), key=KEY)
+    other = open_catalog(str(tmp_path / "other")).without((), [patient])
+    found = [row for batch in other.iter_batches(["record_id"], with_location=True) for row in batch.to_pylist()]
+    assert len(found) == 64 - len(gone)
+    assert not {row["record_id"] for row in found} & set(gone)
+
+
+def test_donors_are_erased_whole_and_what_they_explained_stays(place: Path) -> None:
+    patient = donors_of(place)[0]
+    held = forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+    assert len(held.donor_sets) == 1
+    assert [path.suffix for path in (place / "runs" / "donors").iterdir()] == [".forgotten"]
+    run = run_in(place)
+    assert list(faults(run)) == []
+    assert rows_of(run)["importance_donors"].notna().any()
+    again = rescore(run, range(0, 60, 4))
+    assert (again.same, again.faults) == (15, ())
+    with pytest.raises(
+        UserError, match=r"was erased with a patient in it; what it explained can be read but not made again"
+    ):
+        scorer_of(Folder(str(place / "runs")), load_plan(run))
+
+
+@pytest.mark.parametrize("at", ["_rewrite_results", "rewrite_slices", "plan_bytes", "_rewrite_manifest"])
+def test_an_interrupted_erasure_is_completed_when_it_is_started_again(
+    place: Path, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, before = run_in(place), rows_of(run_in(place))
+    patient = str(before["patient_key"].iloc[20])
+    work: Callable[..., Any] = getattr(forget, at)
+
+    def killed(*args: Any) -> None:
+        if at == "rewrite_slices":
+            work(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forget, at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="then")
+    current = open_current(Folder(str(place / "runs")))
+    assert current is not None
+    assert patient in current.forgotten_patients
+    forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+    pd.testing.assert_frame_equal(rows_of(run), before[before["patient_key"] != patient])
+    assert list(faults(run)) == []
+
+
+def test_a_whole_shard_and_an_unpublished_run(place: Path, bundle: Bundle) -> None:
+    run = run_in(place)
+    before = rows_of(run)
+    run.remove("manifest.json")
+    run.remove("results/part-00005.parquet")
+    keys = sorted(set(before["patient_key"].iloc[16:24]))
+    forget_in_runs(Folder(str(place / "runs")), patient_keys=keys, at="now")
+    plan = load_plan(run)
+    assert plan.shard_rows(2) == 0
+    assert plan.records == (~before["patient_key"].isin(keys)).sum()
+    assert not run.exists("results/part-00005.parquet")
+    assert {
+        key for table in iter_results(run, columns=["patient_key"]) for key in table["patient_key"].to_pylist()
+    }.isdisjoint(keys)
+
+
+def test_a_run_that_is_being_written_is_not_touched(place: Path) -> None:
+    run = run_in(place)
+    run.remove("manifest.json")
+    patient = str(rows_of(run)["patient_key"].iloc[0])
+    with Lease(run, beat_s=0.1), pytest.raises(UserError, match="is being run by process"):
+        forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+
+
+def test_on_an_object_store(s3: dict[str, Any]) -> None:
+    runs = Folder("s3://screening/runs", s3)
+    rows = [{"record_id": f"r{n}", "patient_key": f"p{n // 2}"} for n in range(8)]
+    catalog = write_catalog("s3://screening/catalog", rows, storage_options=s3)
+    run = publish_run(runs, catalog, "one")
+    forget_in_runs(runs, record_ids=["r6"], patient_keys=["p1"], at="now")
+    forget_in_catalog(catalog, record_ids=["r6"], patient_keys=["p1"])
+    assert rows_of(run).index.tolist() == ["r0", "r1", "r4", "r5", "r7"]
+    assert open_catalog("s3://screening/catalog", storage_options=s3).records == 5
+    assert [fault for fault in faults(run) if not fault.name.startswith("../models")] == []
+
+
+def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text(SECRET)
+    (tmp_path / "key").chmod(0o600)
+    common = ["--catalog", str(place / "catalog"), "--runs", str(place / "runs"), "--key-file", str(tmp_path / "key")]
+    common += ["--state", str(tmp_path / "state"), "--why", "objection"]
+    raw, patient = "15709", KEY.pseudonym("patient", "15709")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return int(str(end.value.code)), out, err
+
+    check = ["pseudonym", "check", "--catalog", str(place / "catalog"), "--key-file", str(tmp_path / "key")]
+    assert call(*check, "--patient", raw)[:2] == (
+        0,
+        f"Key {KEY.key_id} made the pseudonyms of {place / 'catalog'} (key {KEY.key_id})\nThe patient has 1 records in it\n",
+    )
+    code, out, err = call("forget", raw, *common, "--yes")
+    assert code == 0, err
+    assert "1 of 1 patients are in the catalog; 1 of its records are concerned" in out
+    assert "Not erased from here: the archive itself, reports" in out
+    assert patient not in out + err
+    assert call(*check, "--patient", raw)[0] == 1
+    code, out, _ = call("audit", "show", "--state", str(tmp_path / "state"), "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["event"] for event in events] == ["patients.forget_started", "patients.forgotten"]
+    assert raw not in out
+    assert events[0]["what"]["patient_keys"] == [patient]
+    assert call("audit", "verify", "--state", str(tmp_path / "state"), "--at-least", "2")[0] == 0
+    assert call("audit", "verify", "--state", str(tmp_path / "state"), "--at-least", "3")[0] == 1
+
+    (tmp_path / "other").write_text("another secret of thirty-two characters")
+    (tmp_path / "other").chmod(0o600)
+    common[common.index(str(tmp_path / "key"))] = str(tmp_path / "other")
+    code, _, err = call("forget", raw, *common, "--yes")
+    assert (code, "is not the one of the catalog" in err) == (1, True)
+    code, _, err = call("forget", *common, "--yes")
+    assert (code, "nobody is named; give patients, --ids-file or --record" in err) == (1, True)
