@@ -46,6 +46,14 @@ def ptbxl(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep commands without --state, and the audit log they write, out of the state of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SCREENING_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 # --- REQUIRE_DATA=1: a skipped test is a failed run, unless it is named here --------------------------------------------
 
 ALLOWED_SKIPS = {"no GPU on this machine", "no browser on this machine"}
