@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from screening import plain_yaml
 from screening.contract import OPERATORS
 from screening.errors import UserError
 
@@ -107,20 +108,20 @@ def load_settings(model: type[S], path: str | Path | None, overrides: dict[str, 
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            values = yaml.safe_load(text) or {}
+            data, node = plain_yaml.parse(text)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"cannot read the settings file {path}: {getattr(error, 'strerror', 'not UTF-8')}"
             ) from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a date that is none, for one
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
             raise UserError(
-                f"the settings file {path}{where} is not YAML: {getattr(error, 'problem', error)}"
+                f"the settings file {path}{where} is not YAML: {str(getattr(error, 'problem', error))[:200]}"
             ) from error
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        if not isinstance(data or {}, dict) or not all(isinstance(key, str) for key in data or {}):
             raise UserError(f"the settings file {path} must hold 'key: value' lines")
+        values = dict(data or {})
         lines = _lines(node)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     try:

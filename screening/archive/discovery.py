@@ -19,6 +19,7 @@ from screening.archive.metadata import (
     MetadataTable,
     known_mapping,
     read_superclasses,
+    some,
 )
 from screening.errors import UserError
 
@@ -70,8 +71,7 @@ def _by_table(
     chosen = mapping or known_mapping(table.columns)
     if chosen is None:
         raise UserError(
-            f"The columns of {name} are not known ({', '.join(table.columns[:20])}); say which is which with "
-            "--mapping FILE."
+            f"The columns of {name} are not known ({some(table.columns)}); say which is which with --mapping FILE."
         )
     if mapping is None and chosen.path == "filename_hr" and "filename_lr" in table.columns:
         chosen = _held_resolution(fs, root, table, chosen)

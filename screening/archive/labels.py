@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from screening import plain_yaml
 from screening.errors import UserError
 
 Statements = Mapping[str, float | None]
@@ -105,10 +106,10 @@ def read_settings(path: Path, model: type[BaseModel], what: str) -> dict[str, ob
         The file cannot be read or does not fit; the message names the file, the line or the key, and the mend.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings, _ = plain_yaml.parse(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"The {what} {path} is not YAML: line {line}: {error.problem}.") from error
+        raise UserError(f"The {what} {path} is not YAML: line {line}: {str(error.problem)[:200]}.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"The {what} {path} cannot be read ({type(error).__name__}); give a YAML file in UTF-8."
@@ -123,7 +124,7 @@ def read_settings(path: Path, model: type[BaseModel], what: str) -> dict[str, ob
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "(the whole file)"
         raise UserError(
-            f"The {what} {path} has a bad setting {key}: {first['msg']}; known settings: "
+            f"The {what} {path} has a bad setting {key[:80]}: {first['msg'][:200]}; known settings: "
             f"{', '.join(model.model_fields)}."
         ) from error
     return settings

@@ -6,7 +6,6 @@ becomes null and is counted, never guessed.
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import math
@@ -146,18 +145,18 @@ class MetadataTable:
             self.columns = self._columns()
         except FileNotFoundError:
             raise UserError(f"There is no metadata table {name}; check the path given with --metadata.") from None
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
             raise self._unreadable(error) from error
         twice = [column for column, count in Counter(self.columns).items() if count > 1]
         if twice:
-            raise UserError(f"The metadata table {name} has two columns named {twice[0]!r}; rename one.")
+            raise UserError(f"The metadata table {name} has two columns named {twice[0][:40]!r}; rename one.")
 
     def rows(self, mapping: ColumnMapping, unreadable: Counter[str]) -> Iterator[tuple[str | None, Facts]]:
         """Yield (path, facts) for every row, in order; values that cannot be understood are counted by column."""
         missing = [column for column in mapping.columns if column not in self.columns]
         if missing:
             raise UserError(
-                f"The metadata table {self.name} has no column {missing[0]!r} (it has {_some(self.columns)}); "
+                f"The metadata table {self.name} has no column {missing[0]!r} (it has {some(self.columns)}); "
                 "correct the column mapping."
             )
         parse = _RowParser(mapping, unreadable)
@@ -215,8 +214,9 @@ class MetadataTable:
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+def some(names: Sequence[str]) -> str:
+    """Return the first names of many, for a message."""
+    return ", ".join(name[:40] for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
@@ -280,7 +280,7 @@ class _RowParser:
             return None
         try:
             return parse(value)
-        except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             self._unreadable[what] += 1
             return None
 
@@ -297,10 +297,35 @@ class _RowParser:
             raise ValueError("too long")
         if self._mapping.labels_format == "list":
             return parse_codes(value.split(self._mapping.labels_separator))
-        parsed = ast.literal_eval(value)  # literals only, and of bounded length: nothing is executed
-        if not isinstance(parsed, dict) or len(parsed) > MAX_CODES:
-            raise ValueError("not statements with likelihoods")
-        return {str(code): float(likelihood) for code, likelihood in parsed.items()}
+        return parse_likelihoods(value)
+
+
+_LIKELIHOOD = re.compile(
+    r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(\d+))\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?:,|(?=\}))"""
+)
+
+
+def parse_likelihoods(text: str) -> dict[str, float | None]:
+    """Return statement codes with likelihoods, as PTB-XL writes them: a Python dictionary. Nothing is evaluated.
+
+    >>> parse_likelihoods("{'IMI': 80.0, 'SR': 0}")
+    {'IMI': 80.0, 'SR': 0.0}
+
+    Raises
+    ------
+    ValueError
+        It is none, or one of too many codes.
+    """
+    text = text.strip()
+    found: dict[str, float | None] = {}
+    at = 1
+    while len(found) < MAX_CODES and (match := _LIKELIHOOD.match(text, at)):
+        found[match[1] or match[2] or match[3] or ""] = float(match[4])
+        at = match.end()
+    if not text.startswith("{") or text[at:].strip() != "}":
+        raise ValueError("not statements with likelihoods")
+    parse_codes(found)
+    return found
 
 
 def parse_codes(values: Iterable[str]) -> dict[str, float | None]:

@@ -97,7 +97,7 @@ def is_safe_path(name: str) -> bool:
         return False
     # Percent-encoded dots climb too, once a web server has decoded them.
     parts = name.lower().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").split("/")
-    return ".." not in parts and "" not in parts and max(map(len, parts)) <= 255
+    return ".." not in parts and "" not in parts and parts[-1] != "." and max(map(len, parts)) <= 255
 
 
 def comments(header: bytes) -> list[str]:
