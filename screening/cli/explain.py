@@ -11,7 +11,7 @@ import click
 
 from screening.cli import EXIT_DONE
 from screening.cli.storage import storage_option
-from screening.errors import UserError
+from screening.errors import UserError, in_words
 
 if TYPE_CHECKING:
     from screening.archive.catalog import Catalog
@@ -130,7 +130,7 @@ def _read(
         if must_read:
             raise
         held = catalogued(catalog, [record_id], with_location=False).get(record_id)
-        return held, f"the archive could not be read ({type(error).__name__})"
+        return held, f"the archive could not be read ({in_words(error)})"
 
 
 def _nowhere(current: Current, catalog: Catalog, record_id: str) -> str:

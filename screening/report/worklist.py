@@ -27,6 +27,7 @@ from markupsafe import Markup
 
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, NOTICE, RESULT_COLUMNS, TERRITORIES, Status
+from screening.errors import in_words
 from screening.recording import Recording
 from screening.report.amplitudes import measured
 from screening.report.explained import MOST_LEADING, explanation_of, how_to_read
@@ -294,7 +295,7 @@ class _Artist:
             return read_as_scored(self._reader, self._places.get(row["record_id"]), row)
         except Exception as error:  # of storage: the list is of use without this ECG
             self._failures += 1
-            return f"the archive could not be read ({type(error).__name__})"
+            return f"the archive could not be read ({in_words(error)})"
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

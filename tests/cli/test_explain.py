@@ -162,7 +162,10 @@ def test_an_archive_that_is_away_costs_the_amplitudes_only(
     code, out, _ = explain(ids[EXPLAINED], *where)
     assert code == 0
     assert FOUND in out
-    assert "The amplitudes were not measured: the archive could not be read (ArchiveError)." in out
+    assert (
+        "The amplitudes were not measured: the archive could not be read (the archive's folder is gone or empty)."
+        in out
+    )
     with pytest.raises(FileNotFoundError):
         explain(ids[EXPLAINED], *where, "--out", tmp_path / "ecg.png")
 
