@@ -20,7 +20,7 @@ demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 	$(BIN)/screening demo
 
 # Ray wants the machine for itself; the others share it.
-WITH_RAY := tests/run tests/jobs tests/cli tests/train tests/study
+WITH_RAY := tests/run tests/jobs tests/cli tests/train tests/study tests/privacy
 test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(WITH_RAY))
 	$(BIN)/python -m pytest $(WITH_RAY)

@@ -77,7 +77,9 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     from screening.errors import UserError
     from screening.storage import Folder
 
-    with pytest.raises(UserError, match=r"the URL s3://bucket/runs was given with a password; give that in .*OPTIONS") as said:
+    with pytest.raises(
+        UserError, match=r"the URL s3://bucket/runs was given with a password; give that in .*OPTIONS"
+    ) as said:
         Folder("s3://ann:hunter2@bucket/runs").exists()
     assert "hunter2" not in str(said.value)
     assert Folder("/data/a:b@c/runs").is_local  # a path is no URL
