@@ -1,16 +1,32 @@
-"""Where Ray runs: on the cluster that was named, on that of the Ray job, or started here and ended afterwards."""
+"""Where Ray runs: on the cluster that was named, on that of the Ray job, or started here and ended afterwards.
+
+A Ray that is started here serves this process alone: all of it listens on the loopback address, asks for a token, and keeps
+its sockets, logs and spilled objects in a folder that is closed to other users of the machine.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import ray
+import ray.data
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
+from ray._private.node import Node
 
 from screening.errors import UserError
+from screening.storage import forbid_pickled_columns, private_folder
+from screening.telemetry import send_nothing
+
+forbid_pickled_columns()
 
 OBJECT_STORE_BYTES = 2**30
 """Of a Ray started here: decoded shards on their way to the scorers, 12 MB each, and little more."""
@@ -33,6 +49,7 @@ def cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    send_nothing()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors come to us as exceptions
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS")
@@ -41,7 +58,7 @@ def cluster(address: str | None) -> Iterator[None]:
             if named:
                 ray.init(address=named, **quiet)
             else:
-                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+                _start_here(quiet)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"a Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(
@@ -53,6 +70,50 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        AuthenticationTokenLoader.instance().reset_cache()  # another cluster has another token
+
+
+def _start_here(quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine, for this process and its token only."""
+    # Ray opens its session to everybody (mode 0777), and spills recordings into it: so it lies in a folder of ours.
+    sessions = private_folder(get_default_system_temp_dir())
+    # Ray 2.60 turns the address 127.0.0.1, where it is asked for, into that of the network card. On systems on which it
+    # supports no clusters it stays on the loopback address, and so it does here for as long as it starts.
+    meanwhile = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    if sys.platform == "linux":
+        meanwhile["GLOO_SOCKET_IFNAME"] = "lo"  # of the workers of a training, among themselves
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        # Ray asks for a token by default, but keeps its own for good in a file that other users can read.
+        meanwhile["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    with (
+        _set(meanwhile),
+        patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),
+        # Without a dashboard its process is there for telemetry alone; with that switched off it still asks the metadata
+        # services of three clouds, over the network, in which of them it is.
+        patch.object(Node, "start_api_server", lambda _node, **_options: None),
+    ):
+        AuthenticationTokenLoader.instance().reset_cache()
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=f"{sessions}/ray",
+            **quiet,
+        )
+
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; unlike a copy that is restored, it leaves what Ray sets itself."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

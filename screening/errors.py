@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user can mend: the message is one sentence that says what, where and how."""
@@ -18,3 +23,29 @@ def in_words(error: Exception) -> str:
 
 class StorageError(OSError):
     """Storage did not answer as it should, however often it was asked. Its text holds no path."""
+
+
+class Fault(Exception):
+    """Something that should not happen, by its kind and place; its own message is left out."""
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Raise a `Fault` in place of what nobody expected; also a decorator.
+
+    Messages of libraries quote paths, and rows that they cannot understand. Ray writes what a worker raises into its logs, and
+    a command that fails prints it; neither is a place for patients.
+    """
+    try:
+        yield
+    except (UserError, StorageError, Fault):
+        raise
+    except Exception as error:
+        raise Fault(kind_and_place(error)) from None
+
+
+def kind_and_place(error: BaseException) -> str:
+    """Return the kind of an exception and the last lines of code that it came through."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames)
+    return f"{type(error).__name__} at {places}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +91,41 @@ def make_folders(path: str, *, mode: int = 0o700) -> None:
         os.mkdir(path, mode)
 
 
+def private_folder(parent: str | None = None) -> str:
+    """Return the folder of this user's temporary files, closed to everybody else (mode 0700); it is made where it is absent.
+
+    Parameters
+    ----------
+    parent
+        Where it lies; None means the system's folder for temporary files.
+
+    Raises
+    ------
+    UserError
+        Somebody else was there first, or could look into it.
+    """
+    path = os.path.join(parent or tempfile.gettempdir(), f"screening-{os.getuid()}")
+    make_folders(path)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UserError(
+            f"{path} must be a folder of yours that is closed to others (chmod 700); remove it, or name another place for "
+            "temporary files with TMPDIR"
+        )
+    return path
+
+
+def forbid_pickled_columns() -> None:
+    """Make Arrow forget a column type of Ray Data: its values are unpickled when they are read, and any file may name it.
+
+    Called wherever Parquet of somebody else is opened in a process that may have loaded Ray Data.
+    """
+    import pyarrow as pa
+
+    with suppress(pa.ArrowKeyError):
+        pa.unregister_extension_type("ray.data.arrow_pickled_object")
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder by its fsspec URL. Picklable: the file system is opened where it is used.
@@ -106,6 +143,11 @@ class Folder:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
+        if re.search(r"://[^/@]*:[^/@]*@", self.url):  # it would stand in manifests, messages and logs
+            raise UserError(
+                f"the URL {re.sub(r'(?<=://)[^/@]*@', '', self.url)} was given with a password; give that in the environment "
+                "variable SCREENING_STORAGE_OPTIONS, and the URL without it"
+            )
         try:
             fs, path = open_filesystem(self.url, self.storage_options)
         except (ValueError, ImportError) as error:

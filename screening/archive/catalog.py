@@ -37,6 +37,7 @@ from screening.archive.scan import KEPT_COLUMNS, PreviousRows, Scan
 from screening.archive.store import CATALOG_SCHEMA, ROW_GROUP, CatalogFiles, locate, open_folder
 from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
+from screening.storage import forbid_pickled_columns
 
 SCHEMA_VERSION = 2
 
@@ -134,6 +135,10 @@ class Catalog:
             return
         with locate(self.fs, self.folder, "catalog", self.catalog_id) as stream:
             rows = pq.ParquetFile(stream)
+            if not rows.schema_arrow.equals(CATALOG_SCHEMA):
+                raise UserError(
+                    f"The catalog {self.path} is damaged: its columns are not those of a catalog; make it again."
+                )
             if not with_location:
                 for group in range(rows.num_row_groups):
                     yield from _cut(rows.read_row_group(group, columns=wanted).select(wanted), batch_size)
@@ -174,6 +179,7 @@ def open_catalog(path: str, *, storage_options: dict[str, Any] | None = None) ->
     UserError
         There is none, it cannot be read, or it is of another version.
     """
+    forbid_pickled_columns()
     fs, folder = open_folder(path, storage_options)
     return _open(fs, folder, without_credentials(str(path)))
 
@@ -444,6 +450,11 @@ def _warnings(scan: Scan, source: Source, rule: LabelRule, unreadable: Counter[s
         yield f"{count['without_path']:,} rows of {source.table} name no record and were left out."
     if count["headers_unreadable"]:
         yield f"{count['headers_unreadable']:,} headers could not be read; a run says why."
+    if count["free_texts"]:
+        yield (
+            f"{count['free_texts']:,} statements are free text, which may name people, and were left out; they counted for the "
+            "labels."
+        )
     for what, number in sorted(unreadable.items()):
         yield f"{number:,} values of {what} could not be understood and are null."
     if rule.decides and not (scan.labels["MI"] or scan.labels["NORM"]):

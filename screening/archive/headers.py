@@ -8,10 +8,10 @@ from collections.abc import Container
 from datetime import datetime
 from typing import Any
 
+from screening.archive.labels import CODE
 from screening.archive.metadata import NULLS, SEXES, Facts, as_id, parse_age, parse_codes, parse_time
 from screening.archive.wfdb import comments
 
-_CODE = re.compile(r"^[A-Za-z0-9_.+/-]{1,32}$")
 _PATIENT_KEYS = ("subject_id", "patient_id", "patient id")
 # Record line: name, signals, rate, samples, base time, base date (WFDB applications guide, header(5)).
 _BASE_TIME = re.compile(
@@ -49,7 +49,7 @@ def header_facts(header: bytes, unreadable: Counter[str], *, statement_texts: Co
 
     reason = stated.get("reason for admission")
     statements = take(
-        "labels", "dx", lambda text: parse_codes(code for code in text.split(",") if _CODE.match(code.strip()))
+        "labels", "dx", lambda text: parse_codes(code for code in text.split(",") if CODE.match(code.strip()))
     )
     if reason is not None and reason in statement_texts:
         statements = {**(statements or {}), reason: None}

@@ -6,6 +6,7 @@ Labels are what readers or databases state, not tissue truth.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,9 @@ Statements = Mapping[str, float | None]
 """Statement code -> likelihood in percent, None where the archive gives none."""
 
 CLASSES = ("MI", "NORM", "other")
+
+CODE = re.compile(r"^[A-Za-z0-9_.+/-]{1,32}$")
+"""What a code of a statement looks like, as opposed to free text."""
 
 
 class LabelRule(BaseModel):
@@ -149,6 +153,7 @@ class Labeller:
             )
         self.rule = rule
         self._superclasses = superclasses or {}
+        self._texts = {*rule.positive_codes, *rule.negative_codes}
         # One verdict a code: an archive has some hundred codes and millions of statements.
         self._is_positive = lru_cache(maxsize=65_536)(
             lambda code: (
@@ -175,6 +180,10 @@ class Labeller:
         if negative and not (self.rule.negative_alone and len(negative) < len(counting)):
             return counting, "NORM"
         return counting, "other"
+
+    def may_be_kept(self, statement: str) -> bool:
+        """Whether a statement is a code, or a text that the rule itself holds; any other text may name people."""
+        return CODE.match(statement) is not None or statement in self._texts
 
     def _counts(self, code: str, likelihood: float | None) -> bool:
         if self._is_excluded(code):

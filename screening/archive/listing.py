@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
+import stat
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -313,7 +314,8 @@ class Listing:
                         status = entry.stat()
                     except FileNotFoundError:  # a dangling link, or removed meanwhile
                         continue
-                    content.add(entry.name, status.st_size, str(status.st_mtime_ns))
+                    if stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer for ever
+                        content.add(entry.name, status.st_size, str(status.st_mtime_ns))
             return content
         for info in self._fs.ls(path, detail=True):
             name = info["name"].rstrip("/").rsplit("/", 1)[-1]

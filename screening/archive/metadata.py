@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from screening.archive.labels import Statements, read_settings
 from screening.errors import UserError
+from screening.storage import forbid_pickled_columns
 
 MAX_CELL_CHARACTERS = 8_192
 MAX_CODES = 256
@@ -138,6 +139,7 @@ class MetadataTable:
     """
 
     def __init__(self, fs: AbstractFileSystem, path: str, name: str) -> None:
+        forbid_pickled_columns()
         self._fs, self._path, self.name = fs, path, name
         self._is_parquet = bool(re.search(r"\.(parquet|pq)$", path, re.IGNORECASE))
         self._delimiter = ","
@@ -181,7 +183,10 @@ class MetadataTable:
         if not first:
             raise ValueError("it is empty")
         self._delimiter = max(",;\t", key=first.count)
-        return next(csv.reader(io.StringIO(head), delimiter=self._delimiter))
+        columns = next(csv.reader(io.StringIO(head), delimiter=self._delimiter))
+        if any(map(_VALUE.fullmatch, columns)):  # said before they are quoted as names of columns
+            raise ValueError("its first line holds numbers or dates, and not names of columns")
+        return columns
 
     def _open_text(self) -> IO[bytes]:
         stream: IO[bytes] = self._fs.open(self._path, "rb", compression="infer")
@@ -219,6 +224,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(name[:40] for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
+_VALUE = re.compile(r"\s*[-+]?\d[\d.,:/ T-]*\s*")
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 

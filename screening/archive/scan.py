@@ -238,6 +238,10 @@ class Scan:
 
     def _row(self, facts: Facts) -> dict[str, Any]:
         labels, label = self._labeller(facts.statements)
+        if labels and not self._deidentified:
+            kept = [statement for statement in labels if self._labeller.may_be_kept(statement)]
+            self.count["free_texts"] += len(labels) - len(kept)
+            labels = kept
         patient = facts.patient_id
         return {
             "patient_key": None if patient is None else self._key.pseudonym("patient", patient),

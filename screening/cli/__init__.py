@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -11,7 +12,8 @@ import click
 
 import screening
 from screening.contract import NOTICE
-from screening.errors import StorageError, UserError
+from screening.errors import StorageError, UserError, kind_and_place
+from screening.telemetry import send_nothing
 
 EXIT_DONE, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3
 
@@ -68,6 +70,7 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 usage or bad input, 2 too many rejects, 3 interrupted and resumable."""
+    send_nothing()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code: Any = group.main(arguments, prog_name="screening", standalone_mode=False)
@@ -91,6 +94,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. Start the same command again to go on where it stopped.", err=True)
         code = EXIT_INTERRUPTED
+    except Exception as error:
+        if os.environ.get("SCREENING_TRACEBACK"):
+            raise
+        # Not as Python would: a traceback ends with a message, and messages of libraries quote what they stumble over.
+        click.echo(
+            f"Error: a fault of the program: {kind_and_place(error)}; with SCREENING_TRACEBACK=1 in the environment the same "
+            "command shows the whole, which may quote patients' data",
+            err=True,
+        )
+        code = EXIT_USAGE
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
 
 

@@ -19,6 +19,7 @@ from screening.errors import UserError
 
 if TYPE_CHECKING:
     from screening.archive.catalog import Catalog
+    from screening.storage import Folder
 
 COLUMNS = ("rank", "record_id", "statements", "label", "probability", "margin", "why", "plot")
 
@@ -56,6 +57,7 @@ def command(
     """
     from screening.archive.catalog import open_catalog
     from screening.model.bundle import load_bundle
+    from screening.storage import Folder
     from screening.train.audit import audit_labels, to_look_at, why
     from screening.train.data import load_training_set
 
@@ -113,13 +115,12 @@ def command(
         "confident_joint": audit.confident_joint.tolist(),
         "estimated_share_of_wrong_labels": float(joint[0, 1] + joint[1, 0]),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    place = Folder(str(out))  # it lists patients' records: its files are the owner's alone
     if plots:
-        (out / "plots").mkdir()
-        _draw(opened, looked_at, out, storage_options, f"{bundle.name} {bundle.version}")
-    (out / "audit.csv").write_text(_csv(suspects), encoding="utf-8")
-    (out / "audit.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (out / "index.html").write_text(_page(summary, looked_at), encoding="utf-8")
+        _draw(opened, looked_at, place, storage_options, f"{bundle.name} {bundle.version}")
+    place.write("audit.csv", _csv(suspects).encode())
+    place.write("audit.json", (json.dumps(summary, indent=1) + "\n").encode())
+    place.write("index.html", _page(summary, looked_at).encode())
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return 0
@@ -136,7 +137,7 @@ def command(
 
 
 def _draw(
-    catalog: Catalog, suspects: Sequence[dict[str, Any]], out: Path, storage_options: dict[str, Any], model: str
+    catalog: Catalog, suspects: Sequence[dict[str, Any]], place: Folder, storage_options: dict[str, Any], model: str
 ) -> None:
     """Draw the ECGs as recorded; one that cannot be read any more loses its plot."""
     from screening.archive.reader import ArchiveReader
@@ -162,7 +163,7 @@ def _draw(
                 f"statements: {row['statements']}",
                 f"record {record_id}",
             )
-            (out / row["plot"]).write_bytes(ecg_plot(recording.signal_mV, recording.rate_hz, head=head))
+            place.write(row["plot"], ecg_plot(recording.signal_mV, recording.rate_hz, head=head))
 
 
 def _csv(suspects: Sequence[Mapping[str, Any]]) -> str:

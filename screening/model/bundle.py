@@ -19,7 +19,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ import numpy as np
 
 from screening.contract import input_contract, sha256_of
 from screening.errors import UserError
+from screening.storage import forbid_pickled_columns
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +126,10 @@ class Bundle:
         from safetensors.torch import load_file
 
         network = self.architecture.build()
+        with _understood(self.path / WEIGHTS):
+            weights = load_file(self.path / WEIGHTS)
         try:
-            network.load_state_dict(load_file(self.path / WEIGHTS))
+            network.load_state_dict(weights)
         except RuntimeError as error:
             raise BundleError(
                 f"{self.path / WEIGHTS} does not fit the architecture in {MANIFEST}: "
@@ -144,13 +148,20 @@ class Bundle:
         """
         from safetensors.numpy import load_file
 
-        return dict(load_file(self.path / GOLDEN))
+        with _understood(self.path / GOLDEN):
+            golden = dict(load_file(self.path / GOLDEN))
+            if not {"x", "logit"} <= set(golden):
+                raise ValueError("no golden arrays")
+        return golden
 
     def out_of_fold(self) -> OutOfFold | None:
         """Return the predictions of its nested cross-validation; None where that was not run."""
         from screening.model.out_of_fold import read_out_of_fold
 
-        return read_out_of_fold(self.path / OUT_OF_FOLD) if OUT_OF_FOLD in self.files else None
+        if OUT_OF_FOLD not in self.files:
+            return None
+        with _understood(self.path / OUT_OF_FOLD):
+            return read_out_of_fold(self.path / OUT_OF_FOLD)
 
     def reference(self) -> Reference | None:
         """Return what its own population looked like; None where it does not say.
@@ -175,11 +186,23 @@ class Bundle:
         """Return the SHA-256 of the records the bundle was made from, by use (trained, tuned, calibrated)."""
         import pyarrow.parquet as pq
 
-        table = pq.read_table(self.path / SEEN).to_pydict()
         seen: dict[str, set[str]] = {use: set() for use in SEEN_USES}
-        for sha256, use in zip(table["sha256"], table["use"], strict=True):
-            seen[use].add(sha256)
+        with _understood(self.path / SEEN):
+            table = pq.read_table(self.path / SEEN).to_pydict()
+            for sha256, use in zip(table["sha256"], table["use"], strict=True):
+                seen[use].add(sha256)
         return {use: frozenset(hashes) for use, hashes in seen.items()}
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Say it in one sentence where a file with the right hash is not what its name says; each reader has its own errors."""
+    try:
+        yield
+    except Exception as error:
+        raise BundleError(
+            f"{path} is not understood ({type(error).__name__}); whoever made the bundle must make it again, with screening."
+        ) from None
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -192,6 +215,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     BundleError
         Naming the file that is absent, damaged or not understood.
     """
+    forbid_pickled_columns()
     path = Path(folder).absolute()
     facts = _read_manifest(path / MANIFEST)
     for file, expected in facts["files"].items():

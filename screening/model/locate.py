@@ -14,6 +14,7 @@ from screening.model.bundle import (
     decode_manifest,
     load_bundle,
 )
+from screening.storage import make_folders
 
 
 def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_folder: str | Path | None = None) -> Path:
@@ -56,7 +57,7 @@ def _fetch(url: str, cache_folder: Path) -> Path:
     target = cache_folder / str(facts["sha256"])
     if target.is_dir():
         return target
-    cache_folder.mkdir(parents=True, exist_ok=True)
+    make_folders(str(cache_folder))
     with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_folder) as temporary:
         building = Path(temporary) / "bundle"
         building.mkdir()

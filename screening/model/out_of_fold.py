@@ -60,8 +60,10 @@ def write_out_of_fold(predictions: OutOfFold, path: Path) -> None:
 
 
 def read_out_of_fold(path: Path) -> OutOfFold:
-    """Return what ``write_out_of_fold`` wrote."""
-    table = pq.read_table(path, schema=_SCHEMA)
+    """Return what ``write_out_of_fold`` wrote; ValueError where the columns are others."""
+    table = pq.read_table(path)
+    if not table.schema.equals(_SCHEMA):
+        raise ValueError("other columns than those of predictions")
     sha256 = np.empty(table.num_rows, dtype=object)
     sha256[:] = table["record_sha256"].to_pylist()
     rest = {name: table[name].to_numpy() for name in _SCHEMA.names if name != "record_sha256"}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from screening.errors import UserError
 from screening.model.bundle import MANIFEST, Bundle, load_bundle
-from screening.storage import Folder
+from screening.storage import Folder, private_folder
 
 
 def store_bundle(runs: Folder, bundle: Bundle) -> None:
@@ -32,8 +30,7 @@ def fetch_bundle(runs: Folder, sha256: str) -> Bundle:
     if folder.is_local:
         bundle = load_bundle(folder.path(""))
     else:
-        place = Path(tempfile.gettempdir()) / f"screening-models-{os.getuid()}" / sha256
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = Path(private_folder()) / "models" / sha256
         for name in folder.names():
             Folder(str(place)).write(name, folder.read(name))
         bundle = load_bundle(place)

@@ -91,7 +91,9 @@ class Current:
         """Return where the row that counts of a record lies; None if no published run has it, or it is forgotten."""
         with _told(self), self.folder.open(self.files[INDEX]["path"]) as file:
             columns = ["run", "shard", "row"]
-            found = pq.read_table(file, columns=columns, filters=[("record_id", "=", record_id)]).to_pylist()
+            found = pq.read_table(
+                file, columns=columns, filters=[("record_id", "=", record_id)], pre_buffer=False
+            ).to_pylist()
         if not found:
             return None
         return Place(self.indexed[found[0]["run"]].run_id, found[0]["shard"], found[0]["row"])
@@ -110,7 +112,7 @@ def read_row(runs: Folder, place: Place) -> dict[str, Any]:
     name = f"{place.run_id}/results/part-{place.shard:05d}.parquet"
     try:
         with runs.open(name) as file:
-            return dict(pq.read_table(file).slice(place.row, 1).to_pylist()[0])
+            return dict(pq.read_table(file, pre_buffer=False).slice(place.row, 1).to_pylist()[0])
     except (OSError, pa.ArrowException, IndexError) as error:
         raise UserError(
             f"{name} in {runs.url} cannot be read ({type(error).__name__}); `screening verify` names what is damaged"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.cluster import cluster
 from screening.contract import result_schema
-from screening.errors import StorageError, UserError
+from screening.errors import Fault, StorageError, UserError
 from screening.model.bundle import load_bundle
 from screening.run.bundles import store_bundle
 from screening.run.current import open_current
@@ -358,5 +359,5 @@ def _execute(
                 yield row["error"] if row["error"] else ShardSummary(**json.loads(row["summary"]))
     except ray.exceptions.RayError as error:
         # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.
-        cause = str(getattr(error, "cause", None) or error).strip().splitlines()
-        yield f"Ray ended the run: {type(error).__name__}: {cause[-1] if cause else ''}"
+        fault = re.search(rf"{Fault.__name__}: (.*)", str(error))
+        yield f"Ray ended the run: {fault[1] if fault else type(error).__name__}"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from screening.contract import CARRIED_COLUMNS, NOTICE, sha256_of
 from screening.errors import UserError
 from screening.settings import RESULT_KEYS, RunSettings
-from screening.storage import Folder
+from screening.storage import Folder, forbid_pickled_columns
 
 if TYPE_CHECKING:
     from screening.archive.catalog import Catalog
@@ -149,6 +149,7 @@ def load_plan(run: Folder) -> Plan:
     UserError
         There is no plan there, or it cannot be read.
     """
+    forbid_pickled_columns()
     try:
         stored = json.loads(run.read("plan.json"))
         stored.pop("notice")

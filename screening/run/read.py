@@ -21,4 +21,6 @@ def iter_results(run: Folder, *, columns: list[str] | None = None) -> Iterator[p
         names = [results_name(shard) for shard in sorted(finished_shards(run, load_plan(run)))]
     for name in names:
         with run.open(name) as file:
-            yield pq.read_table(file, columns=columns)
+            yield pq.ParquetFile(file).read(
+                columns=columns
+            )  # pq.read_table leaves threads that abort the process's exit

@@ -92,7 +92,7 @@ def _read(folder: Folder, files: Sequence[Mapping[str, Any]], piece: range, run:
             raise _unreadable(folder, f"manifest.json, which names {name!r} as shard {shard},", None)
         try:
             with folder.open(name) as file:
-                results.append(pq.read_table(file, columns=["record_id", "status", "record_sha256"]))
+                results.append(pq.read_table(file, columns=["record_id", "status", "record_sha256"], pre_buffer=False))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(folder, name, error) from error
         if results[-1].num_rows != files[shard]["rows"]:

@@ -226,7 +226,7 @@ def rescore(run: Folder, rows: Sequence[int], *, options: dict[str, Any] | None 
     wrong: list[Fault] = []
     for shard, places in _by_shard(plan, sorted(rows)).items():
         with run.open(results_name(shard)) as file:
-            published = pq.read_table(file).take(places).to_pylist()
+            published = pq.read_table(file, pre_buffer=False).take(places).to_pylist()
         planned = read_shard(run, shard).take(places)
         locations = read_locations(run, shard)
         found = scorer.score(decode_rows(source, planned, [locations[at] for at in places])).to_pylist()

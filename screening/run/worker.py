@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from screening.archive.isolated import Decoder, Limits
 from screening.archive.reader import ArchiveReader, Fetched
 from screening.contract import OPERATORS, PREFIX_OF
-from screening.errors import StorageError, UserError
+from screening.errors import StorageError, UserError, without_messages
 from screening.model.bundle import check_golden
 from screening.recording import Rejected
 from screening.run.bundles import fetch_bundle
@@ -33,7 +33,7 @@ from screening.run.plan import Plan, begun_name, read_locations, read_shard, res
 from screening.run.sealed import results_bytes
 from screening.run.stages import Scorer, decode_shard, keep_freed_memory
 from screening.signal.preprocess import Preprocessing
-from screening.storage import ATTEMPTS, Folder, again
+from screening.storage import ATTEMPTS, Folder, again, forbid_pickled_columns
 
 REMOTE_READS = 16
 """Concurrent reads a task from an object store; a local disk is read in line."""
@@ -52,6 +52,7 @@ class Source:
     attempts: int = ATTEMPTS
 
 
+@without_messages()
 def decode_block(source: Source, shard: int) -> list[pa.Table]:
     """Read task: the decoded rows of a shard, or the one row that says why storage did not give them.
 
@@ -59,6 +60,7 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
     decoded in a process of its own.
     """
     keep_freed_memory()
+    forbid_pickled_columns()
     run, begun = source.run, begun_name(shard)
     try:
         suspicious = run.exists(begun)
@@ -110,8 +112,10 @@ def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> It
 class ScoringActor:
     """Holds the network and the donors; refuses to start on another machine than was planned for."""
 
+    @without_messages()
     def __init__(self, run: Folder, runs: Folder, plan: Plan, attempts: int) -> None:
         keep_freed_memory()
+        forbid_pickled_columns()
         self.run, self.plan, self.attempts = run, plan, attempts
         self.scorer: Scorer | str
         try:
@@ -119,6 +123,7 @@ class ScoringActor:
         except UserError as error:
             self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
 
+    @without_messages()
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Score a decoded shard and write its results file; return the one row that the driver sees."""
         shard = decoded["shard"][0].as_py()

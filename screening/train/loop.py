@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from screening.errors import UserError
+from screening.errors import UserError, without_messages
 from screening.model.networks import config_from_json
 from screening.train.fit import EpochReport, FitResult, FitSettings, LabelledSignals, fit
 
@@ -213,6 +213,7 @@ def _watched(work: Callable[[], Any], progress: Path, on_epoch: OnEpoch, *, poll
             return outcome.result()
 
 
+@without_messages()
 def _work(config: dict[str, Any]) -> None:
     """Train one worker's share: the loop that Ray Train runs on every worker."""
     import ray.train
@@ -275,7 +276,6 @@ def _write_arrays(folder: Path, parts: Mapping[str, LabelledSignals]) -> None:
     for part, arrays in parts.items():
         for array in _ARRAYS:
             np.save(building / f"{part}_{array}.npy", getattr(arrays, array), allow_pickle=False)
-    building.chmod(0o755)
     building.rename(folder)
 
 
@@ -285,8 +285,19 @@ def _read_arrays(folder: Path, part: str) -> _Mapped:
             f"a worker does not see {folder}; put --state on a file system that every machine of the cluster mounts"
         )
     # Copy on write: torch wants memory that it could write to, though nothing does.
-    arrays = {a: np.load(folder / f"{part}_{a}.npy", mmap_mode="c", allow_pickle=False) for a in _ARRAYS}
-    return _Mapped(**arrays)
+    return _Mapped(**{array: _mapped(folder / f"{part}_{array}.npy") for array in _ARRAYS})
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        if not isinstance(array, np.ndarray):  # an archive of arrays
+            raise ValueError("no array")
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path} is no array of a training ({type(error).__name__}); remove {path.parent} to have it written again"
+        ) from error
+    return array
 
 
 def _save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -299,5 +310,12 @@ def _save_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # of the reader of tensors, or of the one that takes nothing but tensors and plain values
+        raise UserError(
+            f"{path} is no state of a training ({type(error).__name__}); remove it to begin anew"
+        ) from error
     return state

@@ -18,6 +18,7 @@ from typing import Any
 
 from screening.model.bundle import Bundle, load_bundle
 from screening.model.locate import keep
+from screening.storage import make_folders
 from screening.train.tracking import RegistryError, connected, experiment_id, log_values, public, store_exists
 
 CHAMPION = "champion"
@@ -227,7 +228,7 @@ def _named(version: int | None) -> str:
 def _download(client: Any, version: Any, target: Path, tracking_uri: str) -> None:
     from mlflow.artifacts import download_artifacts
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(str(target.parent))
     with tempfile.TemporaryDirectory(prefix=".fetch.", dir=target.parent) as temporary:
         source = client.get_model_version_download_uri(version.name, version.version)
         fetched = download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=tracking_uri)

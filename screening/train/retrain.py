@@ -21,6 +21,7 @@ from screening.errors import UserError
 from screening.model.bundle import MANIFEST, Bundle, load_bundle
 from screening.model.out_of_fold import OutOfFold
 from screening.run.fingerprint import choose_device
+from screening.storage import make_folders
 from screening.train.assemble import (
     TrainSettings,
     make_bundle,
@@ -220,7 +221,7 @@ def _nested(
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the training's lock, which the system lets go of however this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(str(folder))
     with (folder / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

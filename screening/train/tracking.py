@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from screening.errors import UserError
+from screening.storage import make_folders
+from screening.telemetry import send_nothing
 
 EXPERIMENT = "screening"
 _PARAMETERS_A_CALL, _METRICS_A_CALL, _PARAMETER_LENGTH = 100, 1000, 6000  # limits of MLflow's REST API
@@ -104,9 +106,7 @@ def log_values(
 @contextmanager
 def connected(tracking_uri: str) -> Iterator[Any]:
     """Open a quiet client; what MLflow raises becomes one sentence."""
-    # Read by MLflow when it is imported or used; our own processes never load pickled models.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    send_nothing()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     with warnings.catch_warnings():
@@ -163,7 +163,7 @@ def _artifact_location(tracking_uri: str) -> str | None:
 def _make_parent(tracking_uri: str) -> None:
     database = _database(tracking_uri)
     if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(str(database.parent))  # closed to others: MLflow makes files as the umask has it
 
 
 def public(tracking_uri: str) -> str:

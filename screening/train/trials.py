@@ -29,6 +29,7 @@ from screening.errors import UserError
 from screening.model.classifier import Classifier
 from screening.model.out_of_fold import OutOfFold
 from screening.signal.preprocess import Preprocessing
+from screening.storage import forbid_pickled_columns, make_folders
 from screening.train.data import TrainingSet, check_disjoint
 from screening.train.evaluate import one_a_patient
 from screening.train.fit import predict
@@ -161,6 +162,7 @@ class TrialStore:
         path = self.folder / f"{key}.parquet"
         if not path.exists():
             return None
+        forbid_pickled_columns()
         try:
             table = pq.read_table(path)
             facts = json.loads(table.schema.metadata[_FACTS])
@@ -210,12 +212,11 @@ class TrialStore:
 
     def _keep(self, name: str, write: Callable[[str], None]) -> None:
         """Let ``write`` make a file, which appears whole."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(str(self.folder))
         handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=self.folder)
         os.close(handle)
         try:
             write(path)
-            os.chmod(path, 0o644)
             os.replace(path, self.folder / name)
         except BaseException:
             Path(path).unlink(missing_ok=True)
@@ -224,7 +225,7 @@ class TrialStore:
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
         """Hold a trial while it runs; False where another process holds it. The system lets go of a dead one's."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(str(self.folder))
         lock = self.folder / f".{key}.lock"
         with lock.open("w") as stream:
             try:

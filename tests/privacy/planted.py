@@ -1,0 +1,182 @@
+"""An archive with people in it: names, numbers, dates and remarks that must not be found in anything that a command leaves.
+
+``SENTINELS`` stand wherever an archive can hold them: names of files and folders, record lines, signal lines and comments of
+headers, RECORDS, columns of the table that are mapped and that are not, statements, and files that are broken in such a way
+that a message about them could quote them. Site and device are columns that are carried on purpose, so nothing is planted
+there; neither is the root of the archive, which is a setting of the user.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tests.wfdb_files import ecg, record
+
+SENTINELS = {
+    "patient id": "7731904468",
+    "surname": "Quackenbush",
+    "given name": "Wilhelmüne",
+    "birth date": "1931-02-17",
+    "birth date, European": "17.02.1931",
+    "birth date, compact": "19310217",
+    "operator": "Tjomsland",
+    "physician": "Brunnhilde",
+    "folder": "ymir_skarphedinsson",
+    "sub-folder": "Zsigmondy 4b",
+    "file": "farnsworth-z",
+    "remark": "allergic to marzipan",
+    "statement": "denies chest pain at the Kvikkjokk clinic",
+    "operating system's user": "oddvarberglund",
+}
+FOLDER = f"{SENTINELS['folder']}/{SENTINELS['sub-folder']}"
+STEM = f"{SENTINELS['file']}-{SENTINELS['patient id']}"
+FAILING = f"{STEM}-unreadable"
+"""Stem of the record that storage does not give while it is told to fail."""
+RECORDS, PATIENTS = 48, 24
+
+_COMMENTS = f"""#<age>: 61 <sex>: F
+#Subject_ID: {SENTINELS["patient id"]}
+#Patient: {SENTINELS["surname"]}, {SENTINELS["given name"]}
+#Born: {SENTINELS["birth date, European"]} ({SENTINELS["birth date, compact"]})
+#Age: 61
+#Sex: F
+#Operator: {SENTINELS["operator"]}
+#Physician: Prof. {SENTINELS["physician"]}
+#Dx: 426783006,{SENTINELS["statement"]}
+#Reason for admission: {SENTINELS["remark"]}
+# {SENTINELS["remark"]}
+"""
+MAPPING = """path: file
+patient_id: mrn
+acquired_at: acquired
+age: age
+sex: sex
+site: ward
+device: machine
+labels: findings
+labels_separator: ";"
+fold: fold
+"""
+RULE = "name: infarct\npositive_codes: [MI]\nnegative_codes: [NORM]\n"
+
+
+def samples() -> np.ndarray:
+    """Return the ECGs of the good records, digital (RECORDS, 12, n), 1000 steps a millivolt, no two alike."""
+    rng = np.random.default_rng(5)
+    return np.stack([np.rint(ecg(seed=i) * rng.uniform(0.5, 1.5)).astype(np.int64) for i in range(RECORDS)])
+
+
+def plant(root: Path) -> None:
+    """Write the archive, with ``ecgs.csv`` in it."""
+    folder = root / FOLDER
+    folder.mkdir(parents=True)
+    good = samples()
+    stems = [FAILING, *(f"{STEM}-{i}" for i in range(1, RECORDS))]
+    for stem, digital in zip(stems, good, strict=True):
+        _write(folder, _named(record(_word(stem), digital=digital), stem))
+    broken = _break(folder)
+    (root / "RECORDS").write_text("".join(f"{FOLDER}/{stem}\n" for stem in (*stems, *broken, f"{STEM}-absent")))
+    _table(root / "ecgs.csv", (*stems, *broken, f"{STEM}-absent"))
+
+
+def _word(stem: str) -> str:
+    return f"{SENTINELS['surname']}_{stem}"  # the record's own name, which need not be that of its file
+
+
+def _named(files: dict[str, bytes], stem: str) -> dict[str, bytes]:
+    """Return the files under the stem, with people in the header's comments."""
+    word = _word(stem)
+    comments = _COMMENTS.encode()
+    header = files.pop(f"{word}.hea").replace(f"{word}.dat".encode(), f"{stem}.dat".encode())
+    return {f"{stem}.hea": header + comments, f"{stem}.dat": files.pop(f"{word}.dat")}
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _break(folder: Path) -> list[str]:
+    """Write records that are refused, each with people in what a message could quote; return their stems."""
+    s = SENTINELS
+    whole = record("r", digital=ecg())
+    header, data = whole["r.hea"].decode(), whole["r.dat"]
+    person = f"{s['surname']}_{s['patient id']}"
+    made: dict[str, dict[str, bytes]] = {
+        "no-header": {".hea": f"{person} {s['birth date']} {s['remark']}\n".encode()},
+        "no-units": {".hea": header.replace("/mV", f"/{person}").encode(), ".dat": data},
+        "no-leads": {
+            ".hea": header.replace(" V1", f" {person}").replace(" V2", f" {s['physician']}").encode(),
+            ".dat": data,
+        },
+        "bad-line": {".hea": header.replace("r.dat 16", f"r.dat {s['operator']}", 1).encode()},
+        "outside": {".hea": header.replace("r.dat", f"../../../{person}.dat").encode()},
+        "absent-signal": {".hea": header.replace("r.dat", f"{person}.dat").encode()},
+        "short": {".hea": header.encode(), ".dat": data[:999]},
+        "empty": {".hea": b""},
+        "latin-1": {".hea": f"{s['given name']} {s['surname']} 12 500\n".encode("latin-1")},
+        "xml": {".hea": f'<?xml version="1.0"?><PatientName>{person}</PatientName>'.encode()},
+        "flac": {".hea": header.replace(" 16 ", " 516 ").encode(), ".dat": f"fLaC{person}".encode() * 20},
+        "matlab": {".hea": header.replace("r.dat 16", "r.dat 16+24").encode(), ".dat": person.encode() * 50},
+    }
+    stems = []
+    for kind, files in made.items():
+        stem = f"{STEM}-{kind}"
+        stems.append(stem)
+        for suffix, content in files.items():
+            (folder / f"{stem}{suffix}").write_bytes(content.replace(b"r.dat", f"{stem}.dat".encode()))
+    os.mkfifo(folder / f"{STEM}-pipe.hea")
+    (folder / f"{STEM}-link.hea").symlink_to(f"/tmp/{person}")
+    (folder / f"{STEM}-folder.hea").mkdir()
+    return [*stems, f"{STEM}-pipe", f"{STEM}-link", f"{STEM}-folder"]
+
+
+def _table(path: Path, stems: tuple[str, ...]) -> None:
+    """Write the metadata table: mapped columns, and beside them those of a hospital's export."""
+    s = SENTINELS
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["file", "mrn", "acquired", "age", "sex", "ward", "machine", "findings", "fold"]
+            + ["surname", "given name", "born", "operator", "physician", "remark"]
+        )
+        for i, stem in enumerate(stems):
+            bad = i % 11 == 3  # values that cannot be understood, with people in them
+            codes = ["MI", "NORM", "STACH"][i % 3]
+            writer.writerow(
+                [
+                    f"{FOLDER}/{stem}",
+                    f"{s['patient id']}{i % PATIENTS:02d}",
+                    f"{s['birth date']} {s['surname']}" if bad else f"2020-03-{1 + i % 28:02d} 10:00:00",
+                    s["surname"] if bad else 40 + i % 50,
+                    s["physician"] if bad else "FM"[i % 2],
+                    "ward A" if i % 2 else "ward B",
+                    "cart 7",
+                    f"{codes};{s['statement']}",
+                    s["remark"] if bad else i % 10,
+                    s["surname"],
+                    s["given name"],
+                    s["birth date"],
+                    s["operator"],
+                    s["physician"],
+                    s["remark"],
+                ]
+            )
+
+
+def broken_table(path: Path) -> None:
+    """Write a table with a row that has too many cells, all of them about a person."""
+    s = SENTINELS
+    columns = "file,mrn,acquired,age,sex,ward,machine,findings,fold"
+    row = [f"{FOLDER}/{STEM}", s["patient id"], s["surname"], s["birth date"], s["remark"]]
+    path.write_text(f"{columns}\n{','.join(row)},,,,\n{','.join(row * 3)}\n")
+
+
+def headless_table(path: Path) -> None:
+    """Write a table without a header line, so that a person stands where names of columns are expected."""
+    s = SENTINELS
+    path.write_text(f"{FOLDER}/{STEM},{s['patient id']},{s['surname']},{s['birth date']},61\n" * 3)
