@@ -78,7 +78,7 @@ def _by_table(
     return Source(
         "table",
         table.rows(chosen, unreadable),
-        f"{name} has no rows",
+        f"no row of {name} names one",
         table=name,
         mapping=chosen,
         superclasses=read_superclasses(table_fs, posixpath.join(posixpath.dirname(path), "scp_statements.csv")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -27,6 +28,8 @@ SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
 OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
 WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
 MAX_RECORDS_DEPTH = 8
+_OF_THE_NAME = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""What is wrong with one name and not with the disk: removed meanwhile, a link that leads nowhere or to itself, too long."""
 _CACHED_ENTRIES = 200_000
 _DENSE = 64  # records a folder, above which one recursive listing more is not worth it
 
@@ -299,7 +302,9 @@ class Listing:
     def _list_if_there(self, folder: str) -> Folder:
         try:
             return self._list(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in _OF_THE_NAME and not isinstance(error, FileNotFoundError):
+                raise
             return Folder()
 
     def _list(self, folder: str) -> Folder:
@@ -312,7 +317,9 @@ class Listing:
                             content.folders.append(entry.name)
                             continue
                         status = entry.stat()
-                    except FileNotFoundError:  # a dangling link, or removed meanwhile
+                    except OSError as error:
+                        if error.errno not in _OF_THE_NAME:
+                            raise
                         continue
                     if stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer for ever
                         content.add(entry.name, status.st_size, str(status.st_mtime_ns))

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,9 @@ def known_mapping(columns: Sequence[str]) -> ColumnMapping | None:
 # --- Tables ----------------------------------------------------------------------------------------------------------
 
 
+_UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, pa.ArrowException)
+
+
 class MetadataTable:
     """A CSV or Parquet table on any file system, read in blocks, all values as text.
 
@@ -147,7 +151,7 @@ class MetadataTable:
             self.columns = self._columns()
         except FileNotFoundError:
             raise UserError(f"There is no metadata table {name}; check the path given with --metadata.") from None
-        except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        except _UNREADABLE as error:
             raise self._unreadable(error) from error
         twice = [column for column, count in Counter(self.columns).items() if count > 1]
         if twice:
@@ -166,7 +170,7 @@ class MetadataTable:
             for batch in self._batches(mapping.columns):
                 for start in range(0, batch.num_rows, TABLE_ROWS):
                     yield from parse.batch(batch.slice(start, TABLE_ROWS))
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except _UNREADABLE as error:
             raise self._unreadable(error) from error
 
     def first_path(self, mapping: ColumnMapping) -> str | None:
@@ -211,6 +215,11 @@ class MetadataTable:
             )
 
     def _unreadable(self, error: Exception) -> UserError:
+        if "straddling" in str(error):
+            raise UserError(
+                f"The metadata table {self.name} cannot be read: a row of it is longer than {TABLE_BLOCK_BYTES:,} bytes, or a "
+                "quotation mark is not closed; mend that row."
+            ) from error
         # Arrow quotes the row it stumbles over; a row may hold a patient's identifiers.
         why = re.sub(r"(got \d+):.*", r"\1", " ".join(str(error).split()))[:200]
         return UserError(
@@ -221,7 +230,8 @@ class MetadataTable:
 
 def some(names: Sequence[str]) -> str:
     """Return the first names of many, for a message."""
-    return ", ".join(name[:40] for name in names[:20]) + (", ..." if len(names) > 20 else "")
+    shown = ("".join(c if c.isprintable() else "?" for c in name[:40]) for name in names[:20])
+    return ", ".join(shown) + (", ..." if len(names) > 20 else "")
 
 
 _VALUE = re.compile(r"\s*[-+]?\d[\d.,:/ T-]*\s*")
@@ -323,15 +333,15 @@ def parse_likelihoods(text: str) -> dict[str, float | None]:
         It is none, or one of too many codes.
     """
     text = text.strip()
-    found: dict[str, float | None] = {}
+    found: dict[str, float] = {}
     at = 1
     while len(found) < MAX_CODES and (match := _LIKELIHOOD.match(text, at)):
         found[match[1] or match[2] or match[3] or ""] = float(match[4])
         at = match.end()
-    if not text.startswith("{") or text[at:].strip() != "}":
+    if not text.startswith("{") or text[at:].strip() != "}" or math.inf in map(abs, found.values()):
         raise ValueError("not statements with likelihoods")
     parse_codes(found)
-    return found
+    return dict(found)
 
 
 def parse_codes(values: Iterable[str]) -> dict[str, float | None]:

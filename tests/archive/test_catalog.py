@@ -522,7 +522,7 @@ def test_wrong_tables_and_rules(tmp_path: Path) -> None:
         r"The columns of list\.csv are not known \(file, who\); say which is which with --mapping", metadata="list.csv"
     )
     refused(r"has no column 'path' \(it has file, who\)", metadata="list.csv", mapping=ColumnMapping(path="path"))
-    refused(r"\(none\.csv has no rows\)", metadata="none.csv", mapping=ColumnMapping(path="file"))
+    refused(r"\(no row of none\.csv names one\)", metadata="none.csv", mapping=ColumnMapping(path="file"))
     refused(r"A column mapping was given but no table", mapping=ColumnMapping(path="file"))
     refused(r"needs superclasses, but there is no scp_statements\.csv", labels=PRESETS["ptbxl-mi"])
     with pytest.raises(
