@@ -14,6 +14,8 @@ from tests.privacy.search import search
 MAY_HOLD_PATHS = re.compile(r"(catalog|catalog-headers|runs/[0-9a-f]{16}/plan)/locations(-\d{5})?\.parquet")
 """Files of locations: their owner's alone, because that is what they are for."""
 PATHS = {"folder", "sub-folder", "file", "patient id"}
+WHO_ACTED = {"state/audit.jsonl", "said/audit.out"}
+"""The audit log names on purpose who ran what; of all that is planted, this alone may stand in it."""
 
 
 def test_people_are_nowhere_in_what_commands_leave(chain: Chain) -> None:
@@ -24,7 +26,7 @@ def test_people_are_nowhere_in_what_commands_leave(chain: Chain) -> None:
         file = place.removesuffix(" (Parquet)")
         if MAY_HOLD_PATHS.fullmatch(file) and words <= PATHS:
             located.add(file)
-        else:
+        elif file not in WHO_ACTED or words != {"operating system's user"}:
             leaks[place] = words
     assert leaks == {}
     assert len(located) == 3  # so the search finds what there is
