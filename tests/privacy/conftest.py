@@ -145,13 +145,17 @@ def _play(chain: Chain) -> None:
 
     flagged, rejected = _records(Path(url))
     of = ("--runs", runs, "--catalog", catalog)
-    chain.run("explain-rejected", "explain", rejected, *of, "--json")
-    for form in ("html", "png"):
-        chain.run(f"explain-{form}", "explain", flagged, *of, "--out", left / f"explained.{form}", "--json")
+    chain.run("explain-rejected", "explain", rejected, *of, "--out", left / "explained.html", "--json")
+    chain.run("explain-png", "explain", flagged, *of, "--out", left / "explained.png", "--json")
     chain.run("report", "report", *of, "--out", left / "report", "--exact", "--worklist-plots", "10", "--json")
     chain.run("sample", "validate", "sample", *of, "--out", left / "sheets", "--readings", "20", "--show-age-and-sex")
     (chain.inputs / "fail").touch()
     chain.run("explain-disturbed", "explain", _failing(catalog), *of)
+    (chain.inputs / "fail").unlink()
+    patient, why = f"{planted.SENTINELS['patient id']}03", "objection"
+    chain.run("pseudonym", "pseudonym", "check", "--catalog", catalog, "--key-file", key, "--patient", patient)
+    chain.run("forget", "forget", patient, *of, "--key-file", key, "--why", why, "--yes")
+    chain.run("audit", "audit", "show")
     shutil.rmtree(archive)
     chain.run("explain-gone", "explain", flagged, *of)
 

@@ -87,6 +87,11 @@ def pickled(mark: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("genuine") / "bundle")
+
+
 def pickled_columns(table: pa.Table, mark: Path) -> bytes:
     """Return a table as Parquet, its first column of the type whose values Ray Data unpickles, in metadata pickles too."""
     from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
@@ -140,9 +145,8 @@ def forged(bundle: Bundle, folder: Path, file: str, data: bytes) -> Path:
 @pytest.mark.parametrize("kind", ["pickle", "torch", "npy", "npz", "Parquet"])
 @pytest.mark.parametrize("file", [WEIGHTS, GOLDEN, SEEN, OUT_OF_FOLD, REFERENCE, CARD])
 def test_no_file_of_a_bundle_is_unpickled(
-    tmp_path: Path, mark: Path, pickled: dict[str, bytes], file: str, kind: str
+    tmp_path: Path, mark: Path, pickled: dict[str, bytes], bundle: Bundle, file: str, kind: str
 ) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
     made = forged(bundle, tmp_path / "forged", file, pickled[kind])
 
     def use() -> None:
@@ -162,7 +166,7 @@ def test_no_file_of_a_bundle_is_unpickled(
 
 
 def test_a_bundle_in_whose_place_a_pickle_stands_is_refused(
-    tmp_path: Path, mark: Path, pickled: dict[str, bytes]
+    tmp_path: Path, mark: Path, pickled: dict[str, bytes], bundle: Bundle
 ) -> None:
     for kind, data in pickled.items():
         folder = tmp_path / kind
@@ -170,10 +174,10 @@ def test_a_bundle_in_whose_place_a_pickle_stands_is_refused(
         (folder / MANIFEST).write_bytes(data)
         with pytest.raises(UserError, match="differs from its own content hash; copy the whole bundle again"):
             load_bundle(folder)
-        bundle = make_bundle(tmp_path / f"{kind}-bundle")
-        (bundle.path / WEIGHTS).write_bytes(data)
+        changed = Path(shutil.copytree(bundle.path, tmp_path / f"{kind}-bundle"))
+        (changed / WEIGHTS).write_bytes(data)
         with pytest.raises(UserError, match=r"differs from its SHA-256 in bundle\.json; copy the whole bundle again"):
-            load_bundle(bundle.path)
+            load_bundle(changed)
     assert not mark.exists()
 
 
@@ -277,12 +281,11 @@ def test_yaml_makes_nothing_but_values(tmp_path: Path, mark: Path, tag: str) -> 
 
 @pytest.mark.parametrize("planted", ["weights", "whole model", "model beside the bundle"])
 def test_artifacts_of_mlflow_are_not_unpickled(
-    tmp_path: Path, mark: Path, pickled: dict[str, bytes], mlflow_uri: str, planted: str
+    tmp_path: Path, mark: Path, pickled: dict[str, bytes], bundle: Bundle, mlflow_uri: str, planted: str
 ) -> None:
     """On the server a file is changed, or a model in MLflow's own format, which pickles, takes the bundle's place."""
     from screening.train.registry import register
 
-    bundle = make_bundle(tmp_path / "bundle")
     register(bundle, tracking_uri=mlflow_uri, run_name="r", parameters={}, figures={}, tags={})
     (artifacts,) = Path(mlflow_uri.removeprefix("sqlite:///")).parent.glob("artifacts/*/artifacts/bundle")
     if planted == "weights":
@@ -309,11 +312,15 @@ def test_artifacts_of_mlflow_are_not_unpickled(
 
 
 def test_a_bundle_from_a_url_is_compared_with_its_hashes(
-    tmp_path: Path, mark: Path, pickled: dict[str, bytes], s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    mark: Path,
+    pickled: dict[str, bytes],
+    bundle: Bundle,
+    s3: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import fsspec
 
-    bundle = make_bundle(tmp_path / "bundle")
     monkeypatch.setitem(fsspec.config.conf, "s3", s3)
     stores = {"memory": fsspec.filesystem("memory"), "s3": fsspec.filesystem("s3", **s3)}
     for kind, fs in stores.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import stat
+import traceback
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.privacy.search import search
 MAY_HOLD_PATHS = re.compile(r"(catalog|catalog-headers|runs/[0-9a-f]{16}/plan)/locations(-\d{5})?\.parquet")
 """Files of locations: their owner's alone, because that is what they are for."""
 PATHS = {"folder", "sub-folder", "file", "patient id"}
+WHO_ACTED = {"state/audit.jsonl", "said/audit.out"}
+"""The audit log names on purpose who ran what; of all that is planted, this alone may stand in it."""
 
 
 def test_people_are_nowhere_in_what_commands_leave(chain: Chain) -> None:
@@ -24,7 +28,7 @@ def test_people_are_nowhere_in_what_commands_leave(chain: Chain) -> None:
         file = place.removesuffix(" (Parquet)")
         if MAY_HOLD_PATHS.fullmatch(file) and words <= PATHS:
             located.add(file)
-        else:
+        elif file not in WHO_ACTED or words != {"operating system's user"}:
             leaks[place] = words
     assert leaks == {}
     assert len(located) == 3  # so the search finds what there is
@@ -46,6 +50,22 @@ def test_the_chain_met_what_it_was_to_meet(chain: Chain) -> None:
     for reason in ("bad_header", "missing_units", "missing_leads", "unsafe_path", "missing_file", "unknown_format"):
         assert reason in said["failures.out"]
     assert "The amplitudes were not measured: the archive could not be read (OSError)" in said["explain-disturbed.out"]
+
+
+def test_what_a_worker_raises_holds_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray keeps it for its dashboard and for whoever asks its state."""
+    from screening.errors import Fault
+    from screening.run import worker
+
+    def fail() -> None:
+        raise ValueError(f"cannot convert {SENTINELS['surname']}")
+
+    monkeypatch.setattr(worker, "keep_freed_memory", fail)
+    for work in (lambda: worker.decode_block(None, 0), lambda: worker.ScoringActor(None, None, None, 1)):  # type: ignore[arg-type]
+        with pytest.raises(Fault, match=r"^ValueError at .* in fail$") as raised:
+            work()
+        kept = "".join(traceback.format_exception(raised.value)) + repr(pickle.dumps(raised.value))
+        assert SENTINELS["surname"] not in kept
 
 
 def test_a_fault_of_the_program_is_said_without_its_message(

@@ -36,7 +36,9 @@ def arrays() -> tuple[TrainingSet, TrainingSet]:
 
 def test_state_is_read_without_unpickling_objects(tmp_path: Path) -> None:
     torch.save({"harmful": PROJECT}, tmp_path / "state.pt")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(
+        UserError, match=r"state\.pt is no state of a training \(UnpicklingError\); remove it to begin anew"
+    ):
         loop._load_state(tmp_path / "state.pt")
 
 
