@@ -59,6 +59,7 @@ def cluster(address: str | None) -> Iterator[None]:
         return
     send_nothing()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors come to us as exceptions
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of Ray's own helpers, which are printed otherwise
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS")
     try:

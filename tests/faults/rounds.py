@@ -159,7 +159,8 @@ class Round:
             raise Violation(f"the second runner does not say whom it waits for: {second.said()[-1000:]}")
         with suppress(subprocess.TimeoutExpired):
             driver.wait(60)
-        if driver.code in (None, 0) or "was taken over by another runner" not in driver.said():
+        # Where the fault before was Ray's own death, it may learn of that first.
+        if driver.code in (None, 0) or not any(what in driver.said() for what in ("was taken over by another", GO_ON)):
             raise Violation(f"a runner that lost its lease ended with {driver.code}: {driver.said()[-1000:]}")
         self._last = time.monotonic()
         return True
