@@ -6,12 +6,15 @@ its sockets, logs and spilled objects in a folder that is closed to other users 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -22,14 +25,17 @@ from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 from ray._private.node import Node
 
-from screening.errors import UserError
+from screening.errors import Interrupted, UserError
 from screening.storage import forbid_pickled_columns, private_folder
 from screening.telemetry import send_nothing
+from screening.watch import answers, is_listening, watched
 
 forbid_pickled_columns()
 
 OBJECT_STORE_BYTES = 2**30
 """Of a Ray started here: decoded shards on their way to the scorers, 12 MB each, and little more."""
+GONE_LOOKS, GONE_LOOKS_ELSEWHERE = 3, 40
+"""Seconds for which Ray's processes must be gone: a cluster's may come back; without them Ray ends us after 60, wordlessly."""
 
 
 @contextmanager
@@ -45,32 +51,77 @@ def cluster(address: str | None) -> Iterator[None]:
     ------
     UserError
         The cluster cannot be reached.
+    Interrupted
+        Ray's own processes ended while the block ran.
     """
     if ray.is_initialized():
         yield
         return
     send_nothing()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors come to us as exceptions
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of Ray's own helpers, which are printed otherwise
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS")
     try:
-        with _native_stderr_closed():
+        with _native_stderr_closed(), _our_sigterm():
             if named:
                 ray.init(address=named, **quiet)
             else:
                 _start_here(quiet)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = f"a Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(
-            f"cannot reach {where}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
+            f"cannot reach {_where(named)}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
         ) from error
     ray._private.worker._worker_logs_enabled = False  # it prints a worker's death on standard output, where JSON may go
+    with _watched(named) as lost:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if lost.is_set():
+                raise Interrupted(f"the processes of {_where(named)} ended while they were at work") from None
+            raise
+        finally:
+            _end(lost)
+
+
+def _where(named: str | None) -> str:
+    return f"a Ray cluster at {named}" if named else "Ray on this machine"
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that stands: Ray, where it starts, puts in one that exits without a word."""
+    ours = signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
     try:
         yield
+    except SystemExit:  # Ray's handler, called in its short reign
+        if in_main and callable(ours):
+            ours(signal.SIGTERM, None)
+        raise
     finally:
+        if in_main and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, ours)
+
+
+def _watched(named: str | None) -> AbstractContextManager[threading.Event]:
+    """Watch the node's raylet and the cluster's control service: without either nothing goes on."""
+    raylet = ray._private.worker._global_node.raylet_socket_name
+    control = ray.get_runtime_context().gcs_address
+    return watched(
+        lambda: not (is_listening(raylet) and answers(control)), looks=GONE_LOOKS_ELSEWHERE if named else GONE_LOOKS
+    )
+
+
+def _end(lost: threading.Event) -> None:
+    """Leave Ray; what is left of one that died under us is not asked, because nobody would answer."""
+    if not lost.is_set():
         ray.shutdown()
         AuthenticationTokenLoader.instance().reset_cache()  # another cluster has another token
+        return
+    atexit.unregister(ray._private.worker.shutdown)
+    ray._private.worker._global_node.kill_all_processes(check_alive=False)
 
 
 def _start_here(quiet: dict[str, Any]) -> None:

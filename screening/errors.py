@@ -25,6 +25,10 @@ class StorageError(OSError):
     """Storage did not answer as it should, however often it was asked. Its text holds no path."""
 
 
+class Interrupted(Exception):
+    """What the work rested on ended under it; nothing is lost, and the same command goes on. One sentence says what."""
+
+
 class Fault(Exception):
     """Something that should not happen, by its kind and place; its own message is left out."""
 
@@ -38,7 +42,7 @@ def without_messages() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, StorageError, Fault):
+    except (UserError, StorageError, Interrupted, Fault):
         raise
     except Exception as error:
         raise Fault(kind_and_place(error)) from None

@@ -6,16 +6,20 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
 
 import screening
 from screening.contract import NOTICE
-from screening.errors import StorageError, UserError, kind_and_place
+from screening.errors import Interrupted, StorageError, UserError, kind_and_place
 from screening.telemetry import send_nothing
 
 EXIT_DONE, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3
+TIDY_UP_S = 20.0
+"""So long an interrupted command may take to leave things in order; orchestrators kill 30 s after they asked."""
+_GO_ON = "Start the same command again to go on where it stopped."
 
 COMMANDS = {
     "demo": "Simulate an archive, screen it, read a sample of it and report the prevalence.",
@@ -71,7 +75,8 @@ def group() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 usage or bad input, 2 too many rejects, 3 interrupted and resumable."""
     send_nothing()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         code: Any = group.main(arguments, prog_name="screening", standalone_mode=False)
     except UserError as error:
@@ -83,6 +88,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             err=True,
         )
         code = EXIT_INTERRUPTED
+    except Interrupted as error:
+        click.echo(f"Error: {error}. {_GO_ON}", err=True)
+        sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED)  # Ray's native threads crash when they are taken down without the rest of Ray
     except OSError as error:
         click.echo(f"Error: {error.strerror or error} ({type(error).__name__}); check the path or URL", err=True)
         code = EXIT_USAGE
@@ -92,7 +101,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. Start the same command again to go on where it stopped.", err=True)
+        click.echo(f"Interrupted. {_GO_ON}", err=True)
         code = EXIT_INTERRUPTED
     except Exception as error:
         if os.environ.get("SCREENING_TRACEBACK"):
@@ -108,4 +117,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    """Interrupt the command, once: what asks again while it tidies up is not heard, and what hangs does not hold it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    last = threading.Timer(TIDY_UP_S, _leave)
+    last.daemon = True
+    last.start()
     raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    os.write(2, f"Interrupted, and not all could be tidied up. {_GO_ON}\n".encode())
+    os._exit(EXIT_INTERRUPTED)

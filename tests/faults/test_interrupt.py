@@ -1,0 +1,127 @@
+"""Ctrl-C and SIGTERM at any stage of a run: exit code 3, how to go on, nothing left behind, the same bytes after resuming.
+
+The long form, every signal at every stage, is ``python -m tests.faults.test_interrupt``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.faults.place import Place, compare, leftovers
+from tests.faults.slowly import WAIT_BEFORE
+from tests.faults.world import GO_ON, Driver
+
+STAGES = ("starting", "planning", "decoding", "scoring", "publishing")
+_HELD = {"planning": "store_plan", "publishing": "publish"}
+TIDY_S = 10.0
+
+
+def terminate(driver: Driver) -> None:
+    """As a cluster, ``ray job stop`` and ``kill`` do."""
+    os.kill(driver.process.pid, signal.SIGTERM)
+
+
+def terminate_twice(driver: Driver) -> None:
+    """As an impatient operator does."""
+    terminate(driver)
+    time.sleep(0.3)
+    if driver.code is None:
+        terminate(driver)
+
+
+def press_ctrl_c(driver: Driver) -> None:
+    """As a terminal does, to the whole process group, twice."""
+    os.killpg(driver.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    if driver.code is None:
+        os.killpg(driver.process.pid, signal.SIGINT)
+
+
+WAYS: tuple[Callable[[Driver], None], ...] = (terminate, terminate_twice, press_ctrl_c)
+
+
+def interrupt(place: Place, runs: Path, stage: str, way: Callable[[Driver], None], log: Path) -> None:
+    """Start the run, interrupt it at ``stage``, and assert that it ends as it should."""
+    held = replace(place, module="tests.faults.slowly", environment={WAIT_BEFORE: _HELD.get(stage, "")})
+    driver = Driver(held, runs, log=log)
+    try:
+        done = len(parts(runs))
+        reached = {
+            "starting": lambda: bool(driver.children()),
+            "planning": lambda: "waiting before store_plan" in driver.said(),
+            "decoding": lambda: any(runs.glob("*/begun/*")),
+            "scoring": lambda: len(parts(runs)) > done,
+            "publishing": lambda: "waiting before publish" in driver.said(),
+        }[stage]
+        deadline = time.monotonic() + 300
+        while not reached():
+            assert driver.code is None, driver.said()
+            assert time.monotonic() < deadline, f"never came to {stage}: {driver.said()}"
+            time.sleep(0.02)
+        driver.children()
+        way(driver)
+        assert driver.wait(90) == 3, f"{stage}: {driver.said()}"
+        assert f"Interrupted. {GO_ON}" in driver.said()
+        assert "Traceback" not in driver.said()
+        assert driver.strays(TIDY_S) == [], stage
+        if stage != "starting":
+            for lease in runs.glob("*/lease/epoch-*.json"):
+                assert lease.with_suffix(".released").exists(), f"{stage}: {lease.name} is held by nobody"
+            assert [path for path in leftovers(runs) if path.name != "lease"] == []
+    finally:
+        driver.end()
+
+
+def parts(runs: Path) -> list[Path]:
+    return list(runs.glob("*/results/part-*.parquet"))
+
+
+@pytest.mark.timeout(600)
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on_to_the_same_bytes(
+    place: Place, undisturbed: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    place = replace(place, options=tuple(option for option in place.options if option != "--json"))
+    for stage, way in (("starting", press_ctrl_c), ("scoring", terminate_twice), ("publishing", terminate)):
+        interrupt(place, runs, stage, way, tmp_path / f"{stage}.log")
+    done = place.screen(runs)
+    assert done.returncode == 0, done.stderr
+    assert "resuming: 15 of 15" in done.stderr or "Published" in done.stdout
+    found = compare(place, runs, undisturbed, sample=0)
+    assert (found.lost, found.duplicates, found.wrong) == (0, 0, ())
+
+
+def long_form() -> None:
+    """Interrupt at every stage in every way."""
+    import shutil
+    import tempfile
+
+    from tests.faults.conftest import small_place, undisturbed_runs
+
+    with tempfile.TemporaryDirectory(prefix="faults.") as temporary:
+        folder = Path(temporary)
+        place = small_place(folder / "place")
+        whole = undisturbed_runs(place, folder / "undisturbed")
+        for way in WAYS:
+            runs = folder / way.__name__
+            for stage in STAGES:
+                begun = time.monotonic()
+                interrupt(place, runs, stage, way, folder / "log")
+                print(f"{way.__name__} while {stage}: exit code 3, {time.monotonic() - begun:.0f} s", flush=True)
+            done = place.screen(runs)
+            assert done.returncode == 0, done.stderr
+            found = compare(place, runs, whole, sample=0)
+            assert (found.lost, found.duplicates, found.wrong) == (0, 0, ()), found
+            shutil.rmtree(runs)
+            print(f"{way.__name__}: resumed to the same bytes", flush=True)
+
+
+if __name__ == "__main__":
+    long_form()
