@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test check lint bench study audit clean
+.PHONY: help setup demo test check lint bench study faults fuzz audit clean
 help:            ## show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -20,7 +20,7 @@ demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 	$(BIN)/screening demo
 
 # Ray wants the machine for itself; the others share it.
-WITH_RAY := tests/run tests/jobs tests/cli tests/train tests/study tests/privacy
+WITH_RAY := tests/run tests/jobs tests/cli tests/train tests/study tests/privacy tests/faults
 test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(WITH_RAY))
 	$(BIN)/python -m pytest $(WITH_RAY)
@@ -41,6 +41,12 @@ study: $(READY)  ## the tables of the model card and the model that ships, from 
 	$(BIN)/screening study --catalog study/catalog --folds 1,2,3,4,5,6,7,8,9 --out study
 	$(BIN)/screening train --catalog study/catalog --config jobs/ptbxl.yaml --comparisons study/tables.md --out study/trained
 	$(BIN)/screening audit-explanations --catalog study/catalog --model study/trained --retrain all --out study/audit --bundle study/bundle
+
+faults: $(READY) ## kill runs, workers and nodes at random moments; compare every byte (half an hour)
+	$(BIN)/python -m tests.faults --faults 60
+
+fuzz: $(READY)   ## a million broken inputs into everything that reads foreign bytes (ten minutes)
+	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 # Not part of `check`: it asks the vulnerability database of PyPI, over the network.
 audit: $(READY)  ## known vulnerabilities of every locked version, and a bill of materials in build/sbom.json
