@@ -286,6 +286,13 @@ class Folder:
         with suppress(FileNotFoundError):
             self._ask(lambda: self._opened[0].rm(self.path(name), recursive=True))
 
+    def remove_unfinished(self, name: str = "") -> None:
+        """Remove what writers that were killed left in folder ``name``, which `names` does not show; nobody may write there."""
+        if self.is_local and os.path.isdir(self.path(name)):
+            for entry in os.scandir(self.path(name)):
+                if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""
         return self._ask(lambda: self._opened[0].open(self.path(name), "rb"))

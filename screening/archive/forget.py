@@ -76,7 +76,8 @@ def _without_metadata(table: pa.Table) -> int:
     return int(
         pc.sum(
             pc.and_(
-                pc.and_(table["age"].is_null(), table["sex"].is_null()), pc.or_(no_statement, table["labels"].is_null())
+                pc.and_(table["age"].is_null(), table["sex"].is_null()),
+                pc.or_kleene(no_statement, table["labels"].is_null()),
             ),
             min_count=0,
         ).as_py()

@@ -173,7 +173,8 @@ def _text(report: Report, paths: Mapping[str, str], listed: str | None, logged: 
         for block in report.document.sections[0].blocks
         if isinstance(block, Remark) and block.level == "warning"
     ]
-    lines += ["", *remarks, ""] if remarks else [""]
+    waits = [report.released.why] if report.released.waits else []
+    lines += ["", *waits, *remarks, ""] if waits or remarks else [""]
     lines.append(f"Report: {paths['html']}  (also report.json and tables/*.csv)")
     if listed is not None:
         lines.append(f"Worklist, for your eyes only: {listed}")

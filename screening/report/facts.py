@@ -40,6 +40,8 @@ OLDEST = 130
 LONGEST_NAME = 80
 _CLIP = 1e-7
 """Least distance of a probability from 0 and 1: about the spacing of float32 below 1."""
+_A_RUN = 2**40
+"""Positions that are set apart for each run; of a shard, as many as it was planned with: patients may have left it since."""
 _MANY_NAMES = 500
 """Most frequent names that are looked at; all others are among the small ones."""
 
@@ -235,10 +237,10 @@ def make_frame(
     names
         Of sites and devices, from `name_places`.
     """
-    base, runs = 0, []
-    for at, run in enumerate(current.indexed):
-        runs.append((at, base, run.shard_records, models[run.model["bundle_sha256"]]))
-        base += run.records
+    runs = [
+        (at, at * _A_RUN, run.shard_records, models[run.model["bundle_sha256"]])
+        for at, run in enumerate(current.indexed)
+    ]
     db.execute("CREATE TABLE runs (run INTEGER, base BIGINT, shard_records INTEGER, model UTINYINT)")
     if runs:
         db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", runs)
@@ -311,17 +313,13 @@ def list_files(db: duckdb.DuckDBPyConnection, current: Current) -> None:
     paths: list[str] = []
     starts: list[int] = []
     rows: list[int] = []
-    base = 0
     for at, run in enumerate(current.indexed):
         if at in used:
             spelt = path_namer(db, current.runs)
-            start = base
-            for file in current.manifest(run.run_id)["files"]:
+            for shard, file in enumerate(current.manifest(run.run_id)["files"]):
                 paths.append(spelt(f"{run.run_id}/{file['name']}"))
-                starts.append(start)
+                starts.append(at * _A_RUN + shard * run.shard_records)
                 rows.append(file["rows"])
-                start += file["rows"]
-        base += run.records
     index = pa.array(range(len(paths)), pa.uint64())
     files = pa.table({"file_index": index, "base": pa.array(starts, pa.int64()), "rows": rows, "path": paths})
     db.register("listed", files)

@@ -185,6 +185,7 @@ def forget(
         before, published = open_current(runs), _all_published(runs)
         held = (set(before.forgotten_records), set(before.forgotten_patients)) if before else (set(), set())
         if before is not None and set(record_ids) <= held[0] and set(patient_keys) <= held[1] and not _damaged(before):
+            _prune(before, 1)  # whoever noted them may have been killed before this
             return before
         forgotten = (tuple(sorted(held[0] | set(record_ids))), tuple(sorted(held[1] | set(patient_keys))))
         order, _ = _order(before, published)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,12 +92,15 @@ def load_donor_set(runs: Folder, name: str) -> DonorSet:
     return found
 
 
-def donor_sets(runs: Folder) -> Iterator[tuple[str, DonorSet]]:
-    """Yield every stored donor set with its name."""
-    for file in runs.names("donors"):
-        if file.endswith(".safetensors"):
-            name = file.removesuffix(".safetensors")
-            yield name, load_donor_set(runs, name)
+def donor_sets_with(runs: Folder, record_ids: Collection[str], patient_keys: Collection[str]) -> list[str]:
+    """Return the names of the stored donor sets that hold one of these records or patients."""
+    stored = [file.removesuffix(".safetensors") for file in runs.names("donors") if file.endswith(".safetensors")]
+    records, patients = set(record_ids), set(patient_keys)
+
+    def concerned(donors: DonorSet) -> bool:
+        return not records.isdisjoint(donors.record_ids) or not patients.isdisjoint(donors.patient_keys)
+
+    return [name for name in stored if concerned(load_donor_set(runs, name))]
 
 
 def forget_donors(runs: Folder, name: str) -> None:

@@ -20,14 +20,12 @@ import pyarrow.parquet as pq
 from screening.archive.catalog import named
 from screening.errors import UserError
 from screening.run import current
-from screening.run.donors import donor_sets, forget_donors
+from screening.run.donors import donor_sets_with, forget_donors
 from screening.run.ledger import Lease, counts, finished_shards, footer, plan_files, read_manifest, write_manifest
-from screening.run.plan import Plan, load_plan, plan_bytes, read_shard, results_name, rewrite_slices
+from screening.run.plan import FORGETTING, Plan, iter_shards, load_plan, plan_bytes, results_name, rewrite_slices
 from screening.run.sealed import footer_of, results_bytes
 from screening.run.worker import summary_of
 from screening.storage import Folder
-
-_PENDING = "forgetting.json"
 
 
 @dataclass(frozen=True)
@@ -35,27 +33,33 @@ class Held:
     """Where patients or records stand."""
 
     rows: dict[str, int]  # run -> rows of its plan; runs without any are left out
+    patient_keys: frozenset[str]  # whose rows those are
     donor_sets: tuple[str, ...]
     interrupted: tuple[str, ...]  # runs in which an earlier erasure was not completed
 
 
 def held_by_runs(runs: Folder, *, record_ids: Collection[str] = (), patient_keys: Collection[str] = ()) -> Held:
-    """Return which runs, and which donor sets, hold these records and patients."""
+    """Return which runs, and which donor sets, hold these records and patients.
+
+    Raises
+    ------
+    UserError
+        There is no such folder, or files in it are damaged.
+    """
+    if not runs.exists():
+        raise UserError(f"there is no folder {runs.url}; name the one that was --out of `screening run`")
     rows: dict[str, int] = {}
+    keys: set[str] = set()
     interrupted: list[str] = []
     for name in _run_names(runs):
         run = runs.folder(name)
         concerned = _concerned(run, load_plan(run), record_ids, patient_keys)
         if concerned:
-            rows[name] = sum(concerned.values())
-        if run.exists(_PENDING):
+            rows[name] = sum(map(len, concerned.values()))
+            keys.update(key for found in concerned.values() for key in found if key is not None)
+        if run.exists(FORGETTING):
             interrupted.append(name)
-    sets = [
-        name
-        for name, donors in donor_sets(runs)
-        if set(donors.record_ids) & set(record_ids) or set(donors.patient_keys) & set(patient_keys)
-    ]
-    return Held(rows, tuple(sets), tuple(interrupted))
+    return Held(rows, frozenset(keys), tuple(donor_sets_with(runs, record_ids, patient_keys)), tuple(interrupted))
 
 
 def forget_in_runs(
@@ -67,6 +71,8 @@ def forget_in_runs(
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Held:
     """Erase records, and all records of patients, from a folder of runs; return where they stood.
+
+    So are those that were forgotten before, wherever an interrupted erasure or a restored backup has left any.
 
     Parameters
     ----------
@@ -82,16 +88,20 @@ def forget_in_runs(
     UserError
         A run is being written by somebody else, or files of it are damaged. Started again, the erasure goes on.
     """
-    current.forget(runs, record_ids=record_ids, patient_keys=patient_keys)
-    held = held_by_runs(runs, record_ids=record_ids, patient_keys=patient_keys)
+    rewritten: list[str] = []
+    if (before := current.open_current(runs)) is not None:
+        rewritten = [name for name in _run_names(runs) if runs.exists(f"{name}/{FORGETTING}")]
+        for name in rewritten:  # first of all: what is half erased cannot be indexed anew
+            _forget_in_run(runs.folder(name), before.forgotten_records, before.forgotten_patients, at, on_run)
+    noted = current.forget(runs, record_ids=record_ids, patient_keys=patient_keys)
+    gone, patients = noted.forgotten_records, noted.forgotten_patients
+    _remove_unfinished_plans(runs)
+    held = held_by_runs(runs, record_ids=gone, patient_keys=patients)
     for name in held.donor_sets:
         forget_donors(runs, name)
-    for name in sorted({*held.rows, *held.interrupted}):
-        on_run(name)
-        run = runs.folder(name)
-        with Lease(run):
-            _forget_in_run(run, record_ids, patient_keys, at)
-    if held.rows and any(read_manifest(runs.folder(name)) for name in held.rows):
+    for name in sorted(held.rows):
+        _forget_in_run(runs.folder(name), gone, patients, at, on_run)
+    if any(read_manifest(runs.folder(name)) for name in (*rewritten, *held.rows)):
         current.refresh(runs)  # rows stand in other places now
     return held
 
@@ -102,24 +112,48 @@ def _run_names(runs: Folder) -> Iterator[str]:
             yield name
 
 
-def _concerned(run: Folder, plan: Plan, record_ids: Collection[str], patient_keys: Collection[str]) -> dict[int, int]:
-    """Return shard -> rows of it that are named."""
-    found: dict[int, int] = {}
-    for shard in range(plan.shards):
-        table = read_shard(run, shard, columns=["record_id", "patient_key"]).combine_chunks()
-        for batch in table.to_batches():
-            if count := pc.sum(named(batch, record_ids, patient_keys), min_count=0).as_py():
-                found[shard] = found.get(shard, 0) + count
+def _remove_unfinished_plans(runs: Folder) -> None:
+    """Remove the records of plans that were never finished: nothing else says what is in them, and nobody goes on with them."""
+    for name in runs.names():
+        if runs.exists(f"{name}/plan") and not runs.exists(f"{name}/plan.json"):
+            with Lease(runs.folder(name)):
+                if not runs.exists(f"{name}/plan.json"):
+                    runs.remove(f"{name}/plan")
+
+
+def _concerned(
+    run: Folder, plan: Plan, record_ids: Collection[str], patient_keys: Collection[str]
+) -> dict[int, list[str | None]]:
+    """Return shard -> patients of the rows of it that are named."""
+    found: dict[int, list[str | None]] = {}
+    try:
+        for shard, table in iter_shards(run, plan, columns=["record_id", "patient_key"]):
+            for batch in table.combine_chunks().to_batches():
+                if keys := batch.filter(named(batch, record_ids, patient_keys))["patient_key"].to_pylist():
+                    found[shard] = keys
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"the plan of {run.url} cannot be read ({type(error).__name__}), so nothing can be erased from it; `screening "
+            "repair` the run, or remove it, and start again"
+        ) from error
     return found
 
 
-def _forget_in_run(run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str) -> None:
+def _forget_in_run(
+    run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str, on_run: Callable[[str], None]
+) -> None:
+    on_run(run.url.rsplit("/", 1)[-1])
+    with Lease(run):
+        _rewrite(run, record_ids, patient_keys, at)
+
+
+def _rewrite(run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str) -> None:
+    for name in ("", "plan", "results"):
+        run.remove_unfinished(name)
     plan = load_plan(run)
-    earlier: dict[str, Any] = json.loads(run.read(_PENDING)) if run.exists(_PENDING) else {"shards": [], "rows": 0}
-    concerned = _concerned(run, plan, record_ids, patient_keys)
-    shards = sorted({*earlier["shards"], *concerned})
-    rows = earlier["rows"] + sum(concerned.values())
-    run.write(_PENDING, json.dumps({"shards": shards, "rows": rows}).encode())
+    earlier: list[int] = json.loads(run.read(FORGETTING))["shards"] if run.exists(FORGETTING) else []
+    shards = sorted({*earlier, *_concerned(run, plan, record_ids, patient_keys)})
+    run.write(FORGETTING, json.dumps({"shards": shards}).encode())
 
     def keep(table: pa.Table) -> pa.Table:
         table = table.combine_chunks()
@@ -134,8 +168,8 @@ def _forget_in_run(run: Folder, record_ids: Collection[str], patient_keys: Colle
     run.write("plan.json", plan_bytes(plan))
     manifest = read_manifest(run)
     if manifest is not None:
-        _rewrite_manifest(run, plan, manifest, shards, {"at": at, "rows": rows})
-    run.remove(_PENDING)
+        _rewrite_manifest(run, plan, manifest, shards, at)
+    run.remove(FORGETTING)
 
 
 def _rewrite_results(run: Folder, plan: Plan, shard: int, keep: Callable[[pa.Table], pa.Table]) -> None:
@@ -156,9 +190,10 @@ def _rewrite_results(run: Folder, plan: Plan, shard: int, keep: Callable[[pa.Tab
     run.write(name, results_bytes(table, footer=footer(plan, facts)))
 
 
-def _rewrite_manifest(
-    run: Folder, plan: Plan, manifest: dict[str, Any], shards: list[int], entry: dict[str, Any]
-) -> None:
+def _rewrite_manifest(run: Folder, plan: Plan, manifest: dict[str, Any], shards: list[int], at: str) -> None:
+    rows = manifest["counts"]["planned"] - plan.records
+    if not rows:
+        return  # an erasure that was interrupted after this
     finished = finished_shards(run, plan)
     if lost := [results_name(shard) for shard in range(plan.shards) if shard not in finished]:
         raise UserError(f"{lost[0]} of {run.url} is damaged; `screening repair` the run, and start again")
@@ -175,6 +210,6 @@ def _rewrite_manifest(
             "plan": plan_files(run),
             "files": files,
             "removed": {str(shard): count for shard, count in plan.removed.items()},
-            "forgotten": [*manifest.get("forgotten", []), entry],
+            "forgotten": [*manifest.get("forgotten", []), {"at": at, "rows": rows}],
         },
     )

@@ -29,10 +29,10 @@ from screening.errors import Fault, StorageError, UserError
 from screening.model.bundle import load_bundle
 from screening.run.bundles import store_bundle
 from screening.run.current import open_current
-from screening.run.donors import donor_set_for
+from screening.run.donors import donor_set_for, donor_sets_with, forget_donors
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
-from screening.run.plan import BEGUN, Plan, make_plan, results_name, store_plan
+from screening.run.plan import BEGUN, Plan, make_plan, plan_before_erasure, results_name, store_plan
 from screening.run.worker import ScoringActor, Source, decode_block, results_file
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.preprocess import Preprocessing
@@ -114,8 +114,8 @@ def screen(
     runs = Folder(runs_url, options).absolute()
     bundle = load_bundle(model_path)
     catalog = open_catalog(catalog_path, storage_options=options)
-    if (tombstones := open_current(runs)) is not None:
-        catalog = catalog.without(tombstones.forgotten_records, tombstones.forgotten_patients)
+    forgotten = _forgotten(runs)
+    catalog = catalog.without(*forgotten)
     reader = ArchiveReader(catalog.root_url, options)
     started = datetime.now(UTC)
 
@@ -157,6 +157,8 @@ def screen(
         )
         store_bundle(runs, bundle)
         run = runs.folder(plan.run_id)
+        if not run.exists("plan.json") and (before := plan_before_erasure(runs, catalog, plan)) is not None:
+            plan, run = before, runs.folder(before.run_id)
         if (manifest := read_manifest(run)) is not None:
             return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
 
@@ -166,7 +168,11 @@ def screen(
         with Lease(run, on_wait=waiting) as lease:
             if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
+            fresh = not run.exists("plan.json")
             plan = store_plan(run, catalog, plan)
+            if _forgotten(runs) != forgotten:
+                _withdraw(runs, run if fresh else None)
+                raise UserError("patients were forgotten while this run was being prepared; start it again")
             try:
                 return _finish(
                     run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
@@ -174,6 +180,21 @@ def screen(
             except KeyboardInterrupt:
                 run.remove(BEGUN)  # what was being decoded is not suspicious
                 raise
+
+
+def _forgotten(runs: Folder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return record ids and patient keys that are not to be screened any more."""
+    index = open_current(runs)
+    return ((), ()) if index is None else (index.forgotten_records, index.forgotten_patients)
+
+
+def _withdraw(runs: Folder, run: Folder | None) -> None:
+    """Remove what was prepared of patients who were forgotten meanwhile: donors, and a run that was only just planned."""
+    if run is not None:
+        run.remove("plan.json")
+        run.remove("plan")
+    for name in donor_sets_with(runs, *_forgotten(runs)):
+        forget_donors(runs, name)
 
 
 def _finish(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ SLICE = 256
 """Shards a plan file: its footer stays small however many shards there are."""
 
 BEGUN = "begun"
+
+FORGETTING = "forgetting.json"
+"""Stands in a run while patients are being erased from it."""
 
 _RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
 
@@ -96,15 +99,10 @@ def make_plan(
     made from: the archive, every column carried from the catalog, the model, the donors, settings and numerics.
     """
     chosen = {key: getattr(settings, key) for key in RESULT_KEYS}
-    digest = hashlib.sha256()
-    records = 0
-    for batch in catalog.iter_batches(list(_RECORD_COLUMNS)):
-        for row in batch.to_pylist():
-            digest.update(json.dumps(list(row.values()), default=str).encode())
-        records += batch.num_rows
+    digest, records = _rows_digest(catalog.iter_batches(list(_RECORD_COLUMNS)))
     if not records:
         raise UserError(f"the catalog {catalog.path} holds no records; make it again with `screening catalog`")
-    source = [catalog.root_url, catalog.key_id, catalog.patient_key_id, digest.hexdigest()]
+    source = [catalog.root_url, catalog.key_id, catalog.patient_key_id, digest]
     return Plan(
         run_id=sha256_of([source, model, donor_set, chosen, quality, fingerprint])[:16],
         archive_url=catalog.root_url,
@@ -119,6 +117,40 @@ def make_plan(
         quality=quality,
         fingerprint=fingerprint,
     )
+
+
+def _rows_digest(batches: Iterable[pa.RecordBatch]) -> tuple[str, int]:
+    """Return the hash of rows of `_RECORD_COLUMNS`, and how many there are."""
+    digest = hashlib.sha256()
+    records = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            digest.update(json.dumps(list(row.values()), default=str).encode())
+        records += batch.num_rows
+    return digest.hexdigest(), records
+
+
+def plan_before_erasure(runs: Folder, catalog: Catalog, plan: Plan) -> Plan | None:
+    """Return the plan of a run that was begun before patients were forgotten and is, without them, this plan.
+
+    An erasure changes what the same catalog's run is called, but not what is left to be done.
+    """
+    for name in runs.names():
+        if not runs.exists(f"{name}/plan.json"):
+            continue
+        run = runs.folder(name)
+        before = load_plan(run)
+        if before.removed and before.records == plan.records and _work(before) == _work(plan):
+            stored = (batch for _, table in iter_shards(run, before) for batch in table.to_batches())
+            if _rows_digest(stored) == _rows_digest(catalog.iter_batches(list(_RECORD_COLUMNS))):
+                return before
+    return None
+
+
+def _work(plan: Plan) -> str:
+    """Return the hash of all that a run's rows are made from, beside the records."""
+    of_rows = {"run_id", "catalog_id", "records", "shards", "shard_records", "removed"}
+    return sha256_of({key: value for key, value in asdict(plan).items() if key not in of_rows})
 
 
 def store_plan(run: Folder, catalog: Catalog, plan: Plan) -> Plan:
@@ -173,10 +205,11 @@ def rewrite_slices(
     whole = replace(plan, records=plan.records + sum(plan.removed.values()), removed={})
     removed = {shard: rows for shard, rows in plan.removed.items() if shard not in set(shards)}
     for number in sorted({shard // SLICE for shard in shards}):
-        of_slice = range(number * SLICE, min((number + 1) * SLICE, plan.shards))
         tables = []
-        for shard in of_slice:
-            table = read_shard(run, shard).append_column("location", pa.array(read_locations(run, shard), pa.string()))
+        of_slice = enumerate(_read_slice(run, "records", number), start=number * SLICE)
+        places = _read_slice(run, "locations", number)
+        for (shard, records), where in zip(of_slice, places, strict=True):
+            table = records.append_column("location", where["location"])
             kept = keep(table) if shard in shards else table
             if shard in shards and kept.num_rows < whole.shard_rows(shard):
                 removed[shard] = whole.shard_rows(shard) - kept.num_rows
@@ -188,6 +221,19 @@ def rewrite_slices(
 def read_shard(run: Folder, shard: int, *, columns: list[str] | None = None) -> pa.Table:
     """Return shard number ``shard`` of the plan: the carried columns, bytes, version."""
     return _read_group(run, "records", shard, columns)
+
+
+def iter_shards(run: Folder, plan: Plan, *, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the number and the rows of every shard of the plan, as `read_shard` gives them, each file opened once."""
+    for number in range(-(-plan.shards // SLICE)):
+        yield from enumerate(_read_slice(run, "records", number, columns), start=number * SLICE)
+
+
+def _read_slice(run: Folder, kind: str, number: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    with run.open(_slice_name(kind, number)) as stream:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
 
 
 def read_shards(run: Folder, shards: range, *, columns: list[str] | None = None) -> pa.Table:

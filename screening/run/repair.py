@@ -20,7 +20,16 @@ from screening.model.bundle import Bundle
 from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.donors import donor_set_for
 from screening.run.ledger import Lease, finished_shards, publish, read_manifest
-from screening.run.plan import Plan, load_plan, plan_bytes, read_locations, read_shard, results_name, write_slices
+from screening.run.plan import (
+    FORGETTING,
+    Plan,
+    load_plan,
+    plan_bytes,
+    read_locations,
+    read_shard,
+    results_name,
+    write_slices,
+)
 from screening.run.verify import Fault, faults, runs_of
 from screening.run.worker import Source, decode_rows, results_file, scorer_of
 from screening.settings import RESULT_KEYS
@@ -68,6 +77,10 @@ def repair(
         raise UserError(f"{run.url} is not published; `screening run` finishes it, and writes anew what is damaged")
     made: list[str] = []
     with Lease(run):
+        if run.exists(FORGETTING):
+            raise UserError(
+                f"an erasure in {run.url} was interrupted; complete it with `screening forget`, then repair"
+            )
         for mend in (_manifest, _plan, _model, _donors, _results):
             found = list(faults(run))
             if not found:

@@ -20,7 +20,7 @@ from screening.errors import UserError
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import is_forgotten, load_donor_set
 from screening.run.ledger import is_sealed, read_manifest
-from screening.run.plan import BEGUN, Plan, load_plan, read_locations, read_shard, results_name
+from screening.run.plan import BEGUN, FORGETTING, Plan, load_plan, read_locations, read_shard, results_name
 from screening.run.sealed import footer_of
 from screening.run.worker import Source, decode_rows, scorer_of
 from screening.storage import Folder
@@ -60,6 +60,9 @@ def faults(run: Folder) -> Iterator[Fault]:
     if not run.exists("manifest.json"):
         load_plan(run)  # says where there is no run at all
         yield Fault("manifest.json", "is not there, so the run is not published; `screening run` finishes it")
+        return
+    if run.exists(FORGETTING):
+        yield Fault(FORGETTING, "an erasure was interrupted; `screening forget` of anybody completes it")
         return
     if not is_sealed(run.read("manifest.json")):
         yield Fault("manifest.json", "is not as it was written")

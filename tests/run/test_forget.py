@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,13 @@ from screening.archive.identity import PseudonymKey
 from screening.cli import main
 from screening.errors import UserError
 from screening.model.bundle import Bundle
-from screening.run import forget
+from screening.run import current, forget
 from screening.run.current import open_current, refresh
 from screening.run.forget import forget_in_runs, held_by_runs
 from screening.run.ledger import Lease, read_manifest
-from screening.run.plan import load_plan
+from screening.run.plan import FORGETTING, load_plan
 from screening.run.read import iter_results
+from screening.run.repair import repair
 from screening.run.verify import faults, rescore
 from screening.run.worker import scorer_of
 from screening.settings import RunSettings
@@ -100,11 +102,11 @@ def test_a_forgotten_patient_is_in_no_file_and_the_rest_is_as_it_was(place: Path
     manifest = read_manifest(run) or {}
     assert manifest["forgotten"] == [{"at": "2026-11-23", "rows": len(ids)}]
     assert manifest["counts"]["planned"] == load_plan(run).records == 64 - len(ids)
-    current = open_current(Folder(str(place / "runs")))
-    assert current is not None
-    assert current.counts["records"] == 64 - len(ids)
-    assert all(current.locate(record_id) is None for record_id in ids)
-    assert current.locate(before.index[-1]) is not None
+    index = open_current(Folder(str(place / "runs")))
+    assert index is not None
+    assert index.counts["records"] == 64 - len(ids)
+    assert all(index.locate(record_id) is None for record_id in ids)
+    assert index.locate(before.index[-1]) is not None
     assert held_by_runs(Folder(str(place / "runs")), record_ids=ids, patient_keys=[patient]).rows == {}
 
 
@@ -114,10 +116,12 @@ def test_the_next_scan_and_the_next_run_leave_a_forgotten_patient_out(
     patient = str(rows_of(run_in(place))["patient_key"].iloc[3])
     catalog = open_catalog(str(place / "catalog"))
     gone = [record_id for record_id, _ in held_by_catalog(catalog, patient_keys=[patient])]
-    forget_in_catalog(catalog, patient_keys=[patient], record_ids=["of nobody"])
+    catalog_id = forget_in_catalog(catalog, patient_keys=[patient], record_ids=["of nobody"])
+    told = open_catalog(str(place / "catalog")).settings
     renewed = build_catalog(str(ptbxl), str(place / "catalog"), key=KEY)
     assert renewed.records == 64 - len(gone)
     again = open_catalog(str(place / "catalog"))
+    assert (again.catalog_id, again.settings) == (catalog_id, told)  # as if the archive had never had them
     assert held_by_catalog(again, patient_keys=[patient]) == []
     assert again.forgotten == (frozenset({"of nobody"}), frozenset({patient}))
     assert again.records == pq.read_metadata(place / "catalog" / "catalog.parquet").num_rows
@@ -162,12 +166,109 @@ def test_an_interrupted_erasure_is_completed_when_it_is_started_again(
         patched.setattr(forget, at, killed)
         with pytest.raises(KeyboardInterrupt):
             forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="then")
-    current = open_current(Folder(str(place / "runs")))
-    assert current is not None
-    assert patient in current.forgotten_patients
-    forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
-    pd.testing.assert_frame_equal(rows_of(run), before[before["patient_key"] != patient])
+    index = open_current(Folder(str(place / "runs")))
+    assert index is not None
+    assert patient in index.forgotten_patients
+    if run.exists(FORGETTING):
+        (fault,) = faults(run)
+        assert str(fault).startswith("forgetting.json: an erasure was interrupted; `screening forget`")
+        with pytest.raises(UserError, match="was interrupted; complete it with `screening forget`, then repair"):
+            repair(run)  # it would bring them back
+    # Whoever is forgotten next: what was noted is completed.
+    other = str(before["patient_key"].iloc[40])
+    forget_in_runs(Folder(str(place / "runs")), patient_keys=[other], at="now")
+    pd.testing.assert_frame_equal(rows_of(run), before[~before["patient_key"].isin([patient, other])])
     assert list(faults(run)) == []
+    gone = int(before["patient_key"].isin([patient, other]).sum())
+    assert sum(entry["rows"] for entry in (read_manifest(run) or {})["forgotten"]) == gone
+    left = {name for name, data in everything(place / "runs").items() if patient.encode() in data}
+    assert {re.sub("[0-9]+", "N", name) for name in left} == {"current/version-N.json"}
+
+
+def test_older_versions_of_the_index_go_even_where_the_erasure_was_killed_before(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, patient = Folder(str(place / "runs")), str(rows_of(run_in(place))["patient_key"].iloc[20])
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(current, "_prune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            forget_in_runs(runs, patient_keys=[patient], at="then")
+    assert (place / "runs" / "current" / "version-000001.json").exists()
+    forget_in_runs(runs, patient_keys=[patient], at="now")
+    assert not (place / "runs" / "current" / "version-000001.json").exists()
+
+
+def test_what_killed_runners_left_is_erased_too(place: Path) -> None:
+    """A half-written file, and the records of a plan that was never finished."""
+    run, runs = run_in(place), Folder(str(place / "runs"))
+    patient = str(rows_of(run)["patient_key"].iloc[20])
+    shutil.copytree(place / "runs" / Path(run.url).name / "plan", place / "runs" / "unfinished" / "plan")
+    left = place / "runs" / Path(run.url).name / "results" / ".part-00002.parquet.0a1b2c3d4e5f.tmp"
+    left.write_bytes(patient.encode())
+    forget_in_runs(runs, patient_keys=[patient], at="now")
+    found = {name.rsplit("/", 1)[-1] for name, data in everything(place / "runs").items() if patient.encode() in data}
+    assert found == {"version-000002.json", "version-000003.json"}
+
+
+def test_a_damaged_plan_and_a_folder_that_is_not_there_are_told(place: Path) -> None:
+    run = run_in(place)
+    run.write("plan/records-00000.parquet", b"PAR1 not any more")
+    with pytest.raises(
+        UserError, match=r"the plan of .* cannot be read \(ArrowInvalid\), so nothing can be erased from it"
+    ):
+        held_by_runs(Folder(str(place / "runs")), patient_keys=["x"])
+    with pytest.raises(UserError, match="there is no folder .*elsewhere; name the one that was --out"):
+        held_by_runs(Folder(str(place / "elsewhere")), patient_keys=["x"])
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_run_goes_on_after_an_erasure_as_the_same_run(
+    place: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from screening.run import pipeline
+
+    def go(out: str) -> pipeline.RunOutcome:
+        return pipeline.screen(str(place / "catalog"), str(place / out), model_path=str(bundle.path), settings=SETTINGS)
+
+    shutil.rmtree(place / "runs")
+    run = Folder(go("runs").url)
+    before = rows_of(run)
+    run.remove("manifest.json")
+    run.remove("results/part-00002.parquet")
+    patient = next(key for key in before["patient_key"].iloc[16:] if key not in donors_of(place))
+    forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+    forget_in_catalog(open_catalog(str(place / "catalog")), patient_keys=[patient])
+    outcome = go("runs")
+    assert (outcome.url, outcome.published, outcome.already) == (run.url, True, False)
+    left = before[before["patient_key"] != patient]
+    assert outcome.records == len(left)
+    assert rows_of(run).index.tolist() == left.index.tolist()
+    assert rows_of(run)["logit"].to_numpy() == pytest.approx(left["logit"].to_numpy(), abs=1e-4, nan_ok=True)
+    assert list(faults(run)) == []
+    assert go("runs").already  # nor is a published run done again, because somebody is no longer in it
+
+    # Forgotten while the next run is being prepared: nothing of it stays, and it is started again without them.
+    plan_it = pipeline.store_plan
+    other = str(left["patient_key"].iloc[0])
+
+    def meanwhile(*args: Any) -> Any:
+        forget_in_runs(Folder(str(place / "other")), patient_keys=[other], at="now")
+        return plan_it(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "store_plan", meanwhile)
+        with pytest.raises(
+            UserError, match="patients were forgotten while this run was being prepared; start it again"
+        ):
+            go("other")
+    named = {name for name, data in everything(place / "other").items() if other.encode() in data}
+    assert {name.split("/")[0] for name in named} == {"current"}
+    again = go("other")
+    assert again.records == (left["patient_key"] != other).sum()
 
 
 def test_a_whole_shard_and_an_unpublished_run(place: Path, bundle: Bundle) -> None:
