@@ -30,6 +30,8 @@ ATTEMPTS = 5
 RETRY_FIRST_S, RETRY_LONGEST_S = 0.25, 8.0
 CONNECT_S, ANSWER_S = 10, 30
 """How long an object store may take to be reached, and to go on answering, before it is asked again."""
+LONGEST_S = 120.0
+"""Nothing is asked for again after this time: stalled connections would add up to hours."""
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError)
 """What storage says of a file, and says again however often it is asked."""
@@ -47,6 +49,7 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     StorageError
         In place of everything else, after ``attempts`` tries, or at once where the disk is full or closed to us.
     """
+    begun = time.monotonic()
     for attempt in range(1, attempts + 1):
         try:
             return ask()
@@ -59,8 +62,8 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
             what = str(error) if isinstance(error, ArchiveError) else f"{what} from storage"
             if number in _LASTING or isinstance(error, PermissionError):
                 raise StorageError(what) from error
-            if attempt == attempts:
-                raise StorageError(f"{what}, {attempts} times") from error
+            if attempt == attempts or time.monotonic() - begun > LONGEST_S:
+                raise StorageError(f"{what}, {attempt} times") from error
             # Apart by chance, so that many workers do not come back together.
             time.sleep(min(RETRY_LONGEST_S, RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1))
     raise AssertionError
@@ -74,7 +77,8 @@ def open_filesystem(url: str, storage_options: dict[str, Any] | None = None) -> 
     options = dict(storage_options or {})
     protocol = fsspec.utils.get_protocol(url)
     if protocol in ("s3", "s3a"):
-        waits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S}
+        # s3fs asks again by itself; if its own library did too, tries would multiply.
+        waits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S, "retries": {"max_attempts": 0}}
         options["config_kwargs"] = waits | options.get("config_kwargs", {})
     if protocol not in ("file", "local"):
         options.setdefault("use_listings_cache", False)

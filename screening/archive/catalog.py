@@ -280,7 +280,7 @@ def build_catalog(
     unreadable: Counter[str] = Counter()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool, CatalogFiles(out_fs, folder) as files:
         listing = Listing(fs, root, pool)
-        source = discover(fs, root, listing, metadata, mapping, unreadable)
+        source = discover(fs, root, listing, metadata, mapping, unreadable, storage_options=storage_options)
         settings = {
             "deidentified": deidentified,
             "key_id": None if deidentified else key_id,

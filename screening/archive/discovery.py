@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -22,6 +23,7 @@ from screening.archive.metadata import (
     some,
 )
 from screening.errors import UserError
+from screening.storage import open_filesystem
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def discover(
     metadata: str | None,
     mapping: ColumnMapping | None,
     unreadable: Counter[str],
+    *,
+    storage_options: dict[str, Any] | None = None,
 ) -> Source:
     """Return the source of an archive's records: the table named or known, else RECORDS files, else a listing.
 
@@ -54,7 +58,7 @@ def discover(
     if metadata is None:
         metadata = next((name for name in KNOWN_TABLES if fs.exists(join(root, name))), None)
     if metadata is not None:
-        return _by_table(fs, root, metadata, mapping, unreadable)
+        return _by_table(fs, root, metadata, mapping, unreadable, storage_options)
     if mapping is not None:
         raise UserError("A column mapping was given but no table; name it with --metadata.")
     if fs.exists(join(root, "RECORDS")):
@@ -63,9 +67,14 @@ def discover(
 
 
 def _by_table(
-    fs: AbstractFileSystem, root: str, metadata: str, mapping: ColumnMapping | None, unreadable: Counter[str]
+    fs: AbstractFileSystem,
+    root: str,
+    metadata: str,
+    mapping: ColumnMapping | None,
+    unreadable: Counter[str],
+    storage_options: dict[str, Any] | None,
 ) -> Source:
-    table_fs, path = _find_table(fs, root, metadata)
+    table_fs, path = _find_table(fs, root, metadata, storage_options)
     name = posixpath.basename(path)
     table = MetadataTable(table_fs, path, name)
     chosen = mapping or known_mapping(table.columns)
@@ -85,11 +94,13 @@ def _by_table(
     )
 
 
-def _find_table(fs: AbstractFileSystem, root: str, metadata: str) -> tuple[AbstractFileSystem, str]:
+def _find_table(
+    fs: AbstractFileSystem, root: str, metadata: str, storage_options: dict[str, Any] | None
+) -> tuple[AbstractFileSystem, str]:
     """Return where the table is: a URL, an absolute path, a path within the archive, or one from the current folder."""
     if "://" in metadata:
         try:
-            table_fs, path = fsspec.core.url_to_fs(metadata)
+            table_fs, path = open_filesystem(metadata, storage_options)
         except Exception as error:  # every file system raises its own
             raise UserError(
                 f"The metadata table {without_credentials(metadata)!r} cannot be opened ({error})."

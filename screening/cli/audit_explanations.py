@@ -82,7 +82,9 @@ def command(
     if destination is not None and destination.exists():
         raise UserError(f"{destination} exists already; name another folder for the bundle.")
     need_captum()
-    bundle = load_bundle(model_folder(model_ref, state=state, tracking_uri=tracking_uri))
+    bundle = load_bundle(
+        model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
+    )
     opened = open_catalog(catalog, storage_options=storage_options)
     records = load_training_set(catalog, bundle.preprocessing, storage_options=storage_options)
     found = audit_explanations(

@@ -63,7 +63,9 @@ def command(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder; name another one.")
-    bundle = load_bundle(model_folder(model_ref, state=state, tracking_uri=tracking_uri))
+    bundle = load_bundle(
+        model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
+    )
     predictions = bundle.out_of_fold()
     if predictions is None:
         raise UserError(

@@ -53,7 +53,9 @@ def command(
     from screening.train.figures import evaluation_plot
     from screening.train.measure import measure, refuse_seen
 
-    bundle = load_bundle(model_folder(model_ref, state=state, tracking_uri=tracking_uri))
+    bundle = load_bundle(
+        model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
+    )
     opened = open_catalog(catalog, storage_options=storage_options)
     records = load_training_set(catalog, bundle.preprocessing, folds=folds, storage_options=storage_options)
     if not allow_seen:

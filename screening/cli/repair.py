@@ -48,7 +48,9 @@ def command(
     from screening.run.repair import repair
     from screening.storage import Folder
 
-    bundle = load_bundle(model_folder(model_ref, state=state, tracking_uri=tracking_uri))
+    bundle = load_bundle(
+        model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
+    )
     done = repair(
         Folder(run_url, storage_options).absolute(),
         options=storage_options,

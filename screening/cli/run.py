@@ -69,7 +69,7 @@ def command(
     from screening.settings import RunSettings, load_settings
 
     settings = load_settings(RunSettings, config, overrides)
-    model = model_folder(model_ref, state=state, tracking_uri=tracking_uri)
+    model = model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
     what = {"catalog": without_credentials(catalog), "runs": without_credentials(runs)}
     record("run.started", what | {"model": model_ref})
     try:

@@ -36,12 +36,14 @@ def tracking_option(function: F) -> F:
     )(function)
 
 
-def model_folder(ref: str | None, *, state: Path, tracking_uri: str | None) -> Path:
+def model_folder(
+    ref: str | None, *, state: Path, tracking_uri: str | None, storage_options: dict[str, Any] | None = None
+) -> Path:
     """Return the local folder of the bundle that ``--model REF`` means, fetched into the state folder if need be."""
     from screening.model.locate import resolve_model
 
     uri = tracking_uri or default_tracking_uri(state)
-    return resolve_model(ref, tracking_uri=uri, cache_folder=state / "models")
+    return resolve_model(ref, tracking_uri=uri, cache_folder=state / "models", storage_options=storage_options)
 
 
 def default_tracking_uri(state: Path) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from screening.errors import StorageError
 from screening.model.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -14,10 +17,16 @@ from screening.model.bundle import (
     decode_manifest,
     load_bundle,
 )
-from screening.storage import make_folders
+from screening.storage import again, make_folders, open_filesystem
 
 
-def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_folder: str | Path | None = None) -> Path:
+def resolve_model(
+    ref: str | None,
+    *,
+    tracking_uri: str | None = None,
+    cache_folder: str | Path | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Path:
     """Return the local folder of the bundle that ``ref`` means.
 
     Parameters
@@ -27,6 +36,8 @@ def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_fol
         ``models:/name/version`` in the MLflow registry at ``tracking_uri``.
     cache_folder
         Where bundles from elsewhere are kept, by their hash; needed for those only.
+    storage_options
+        For fsspec, where ``ref`` is a URL.
     """
     if ref is None:
         return PRETRAINED
@@ -40,17 +51,17 @@ def resolve_model(ref: str | None, *, tracking_uri: str | None = None, cache_fol
         return Path(ref).absolute()
     if cache_folder is None:
         raise BundleError(f"{ref} is not on this machine; name a folder to keep it in.")
-    return _fetch(ref, Path(cache_folder))
+    return _fetch(ref, Path(cache_folder), storage_options)
 
 
-def _fetch(url: str, cache_folder: Path) -> Path:
+def _fetch(url: str, cache_folder: Path, storage_options: dict[str, Any] | None) -> Path:
     """Copy the bundle at ``url`` into the cache, once: the hash names the folder."""
-    import fsspec
-
     try:
-        files, root = fsspec.url_to_fs(url)
-        with files.open(f"{root}/{MANIFEST}") as stream:
-            encoded = stream.read(MAX_MANIFEST_BYTES + 1)
+        files, root = open_filesystem(url, storage_options)
+        root = root.rstrip("/")
+        encoded = again(lambda: bytes(files.cat_file(f"{root}/{MANIFEST}", start=0, end=MAX_MANIFEST_BYTES + 1)))
+    except StorageError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise BundleError(f"cannot read {url}/{MANIFEST}: {error}.") from None
     facts = decode_manifest(encoded, f"{url}/{MANIFEST}")
@@ -63,7 +74,9 @@ def _fetch(url: str, cache_folder: Path) -> Path:
         building.mkdir()
         try:
             for file in facts["files"]:
-                files.get_file(f"{root}/{file}", str(building / file))
+                again(partial(files.get_file, f"{root}/{file}", str(building / file)))
+        except StorageError:
+            raise
         except OSError as error:
             raise BundleError(f"cannot read {url}/{file}: {error}.") from None
         (building / MANIFEST).write_bytes(encoded)
