@@ -68,7 +68,9 @@ def cluster(address: str | None) -> Iterator[None]:
                 ray.init(address=named, **quiet)
             else:
                 _start_here(quiet)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises a bare one where its own processes end while they start
+        if not isinstance(error, (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError)):
+            raise Interrupted(f"the processes of {_where(named)} ended while they started") from error
         raise UserError(
             f"cannot reach {_where(named)}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"

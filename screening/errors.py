@@ -16,6 +16,15 @@ class ArchiveError(OSError):
     """The archive does not give what it holds, perhaps for the moment only. Its text holds no path."""
 
 
+def printable(text: str) -> str:
+    r"""Return ``text`` as it may be shown: what steers a terminal, or turns the direction of writing, is replaced.
+
+    >>> printable("a\x1b[2Jb")
+    'a\ufffd[2Jb'
+    """
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def in_words(error: Exception) -> str:
     """Return what may be said of a fault of storage: our own words, of others' errors the kind only."""
     return str(error) if isinstance(error, (ArchiveError, StorageError)) else type(error).__name__

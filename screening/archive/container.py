@@ -30,6 +30,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"fLaC", "FLAC"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5 or MATLAB 7.3"),
     (0, b"MATLAB 5.0 MAT-file", "MATLAB 5"),
+    (0, b"\0\0\x04\x06\0\0", "big-endian MATLAB 4"),
     (0, b"%PDF-", "PDF"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"0       ", "EDF"),

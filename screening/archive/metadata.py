@@ -21,19 +21,21 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
 from screening.archive.labels import Statements, read_settings
-from screening.errors import UserError
+from screening.archive.parquet_table import open_parquet, values_of
+from screening.errors import UserError, printable
 from screening.storage import forbid_pickled_columns
 
 MAX_CELL_CHARACTERS = 8_192
 MAX_CODES = 256
+MAX_NAME_CHARACTERS = 256
 TABLE_BLOCK_BYTES = 2**20
 TABLE_ROWS = 4_096
 NULLS = ["", "NaN", "nan", "NA", "N/A", "n/a", "null", "NULL", "None"]
+_NULLS = frozenset(NULLS)
 MAX_AGE = 90.0  # ages over 89 identify people (45 CFR 164.514(b)(2)(i)(C)); PTB-XL writes 300 for them
 
 
@@ -180,7 +182,7 @@ class MetadataTable:
     def _columns(self) -> list[str]:
         if self._is_parquet:
             with self._fs.open(self._path, "rb") as stream:
-                return list(pq.read_schema(stream).names)
+                return list(open_parquet(stream).schema_arrow.names)
         with self._open_text() as stream:
             head = stream.read(2**18).decode("utf-8-sig", "replace")
         first = head.splitlines()[0] if head.strip() else ""
@@ -199,7 +201,7 @@ class MetadataTable:
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         if self._is_parquet:
             with self._fs.open(self._path, "rb") as stream:
-                yield from pq.ParquetFile(stream).iter_batches(batch_size=TABLE_ROWS, columns=columns)
+                yield from open_parquet(stream).iter_batches(batch_size=TABLE_ROWS, columns=columns)
             return
         with self._open_text() as stream:
             yield from pa_csv.open_csv(
@@ -221,7 +223,7 @@ class MetadataTable:
                 "quotation mark is not closed; mend that row."
             ) from error
         # Arrow quotes the row it stumbles over; a row may hold a patient's identifiers.
-        why = re.sub(r"(got \d+):.*", r"\1", " ".join(str(error).split()))[:200]
+        why = printable(re.sub(r"(got \d+):.*", r"\1", " ".join(str(error).split()))[:200])
         return UserError(
             f"The metadata table {self.name} cannot be read ({why}); it must be Parquet, or CSV in UTF-8 with a "
             "header line."
@@ -230,8 +232,7 @@ class MetadataTable:
 
 def some(names: Sequence[str]) -> str:
     """Return the first names of many, for a message."""
-    shown = ("".join(c if c.isprintable() else "?" for c in name[:40]) for name in names[:20])
-    return ", ".join(shown) + (", ..." if len(names) > 20 else "")
+    return ", ".join(printable(name[:40]) for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
 _VALUE = re.compile(r"\s*[-+]?\d[\d.,:/ T-]*\s*")
@@ -261,19 +262,18 @@ class _RowParser:
     def batch(self, batch: pa.RecordBatch) -> Iterator[tuple[str | None, Facts]]:
         mapping, size = self._mapping, batch.num_rows
 
-        def column(name: str | None) -> list[Any]:
+        def column(what: str) -> list[Any]:
+            name = getattr(mapping, what)
             if name is None:
                 return [None] * size
-            values = batch.column(name)
-            if not pa.types.is_nested(values.type):
-                values = values.cast(pa.string())
-            return values.to_pylist()
+            values = values_of(batch.column(name), lists=what == "labels")
+            if values is None:  # structures, or lists of what is no statement
+                self._unreadable[what] += size - batch.column(name).null_count
+                return [None] * size
+            return [None if isinstance(value, str) and value in _NULLS else value for value in values]
 
-        rows = zip(
-            *map(column, (mapping.path, mapping.patient_id, mapping.acquired_at, mapping.age, mapping.sex)),
-            *map(column, (mapping.site, mapping.device, mapping.labels, mapping.fold)),
-            strict=True,
-        )
+        stated = ("path", "patient_id", "acquired_at", "age", "sex", "site", "device", "labels", "fold")
+        rows = zip(*map(column, stated), strict=True)
         for path, patient, acquired, age, sex, site, device, labels, fold in rows:
             yield (
                 path.strip() if path else None,
@@ -282,8 +282,8 @@ class _RowParser:
                     acquired_at=self._value("acquired_at", acquired, self._time),
                     age=self._value("age", age, parse_age),
                     sex=self._value("sex", sex, self._sex),
-                    site=as_id(site),
-                    device=as_id(device),
+                    site=self._value("site", site, _name),
+                    device=self._value("device", device, _name),
                     statements=self._value(
                         "labels", tuple(labels) if isinstance(labels, list) else labels, self._statements
                     ),
@@ -292,7 +292,7 @@ class _RowParser:
             )
 
     def _value(self, what: str, value: Any, parse: Any) -> Any:
-        if value is None or value == "" or value in NULLS:
+        if value is None:
             return None
         try:
             return parse(value)
@@ -350,6 +350,12 @@ def parse_codes(values: Iterable[str]) -> dict[str, float | None]:
     if len(codes) > MAX_CODES or any(len(code) > 64 for code in codes):
         raise ValueError("not codes")
     return codes
+
+
+def _name(value: str) -> str | None:
+    if len(value) > MAX_NAME_CHARACTERS:
+        raise ValueError("too long for a name")
+    return as_id(value)
 
 
 def _fold(value: str) -> int:

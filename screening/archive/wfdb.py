@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.wfdb_header import Header, comments, parse
+from screening.archive.wfdb_header import Header, Segment, comments, parse
 from screening.archive.wfdb_signals import Leads, decode_leads
 from screening.contract import INDEPENDENT_LEADS, LEADS, MAX_RECORD_BYTES, N_LEADS, Reason
 from screening.recording import Recording, Rejected
@@ -132,18 +132,27 @@ def _join(header: Header, files: Mapping[str, bytes]) -> Leads:
         # Also keeps a header of a few bytes from claiming hours that nothing stands behind.
         raise Refused(Reason.MISSING_SAMPLES, f"gaps between segments fill {gaps / total:.0%} of the record")
     parts: dict[int, Leads] = {}  # by the frame at which they begin
-    start = 0
+    decoded: dict[Segment, Leads] = {}  # a hostile header names one segment thousands of times
+    start = read = 0
     for segment in header.segments:
         if segment.header != "~" and segment.frames:  # a segment of no length only describes the layout
             part = parse(files[segment.header])
             if part.frames not in (None, segment.frames):
                 raise Refused(Reason.BAD_HEADER, "a segment's header states another length than the record's")
             part = part._replace(frames=segment.frames)
-            parts[start] = decode_leads(part, files, _folder(segment.header))
+            if segment not in decoded:
+                # Other segments may name the same file, which rare formats unpack whole each time.
+                read += sum(len(files[_folder(segment.header) + name]) for name in _files_of(part))
+                if read > MAX_RECORD_BYTES:
+                    raise Refused(Reason.TOO_LARGE, f"the segments take {read} bytes, the limit is {MAX_RECORD_BYTES}")
+                decoded[segment] = decode_leads(part, files, _folder(segment.header))
+            parts[start] = decoded[segment]
         start += segment.frames
+    if not parts:
+        raise Refused(Reason.TOO_SHORT, "the record holds no samples")
     rates = {part.rate_hz for part in parts.values()}
     if len(rates) != 1:
-        found = ", ".join(f"{rate:g}" for rate in sorted(rates)) or "no"
+        found = ", ".join(f"{rate:g}" for rate in sorted(rates))
         raise Refused(Reason.CONFLICTING_RATES, f"segments at {found} Hz")
     rate_hz = rates.pop()
     per_frame = round(rate_hz / header.rate_hz)

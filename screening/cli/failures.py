@@ -10,6 +10,7 @@ import click
 
 from screening.cli.storage import storage_option
 from screening.contract import REASONS, Reason
+from screening.errors import printable
 
 
 @click.command("failures")
@@ -46,6 +47,6 @@ def command(run_url: str, reasons: tuple[str, ...], limit: int, storage_options:
     for reason, count in seen.most_common():
         click.echo(f"\n{count:,}  {reason}: {REASONS[Reason(reason)]}")
         for row in shown[reason]:
-            click.echo(f"    {row['record_id']}: {row['detail']}")
+            click.echo(f"    {printable(row['record_id'])}: {row['detail']}")
         if count > len(shown[reason]):
             click.echo(f"    and {count - len(shown[reason]):,} more (--limit, --json)")
