@@ -185,7 +185,7 @@ def load_plan(run: Folder) -> Plan:
     try:
         stored = json.loads(run.read("plan.json"))
         stored.pop("notice")
-        removed = {int(shard): rows for shard, rows in stored.pop("removed").items()}
+        removed = {int(shard): rows for shard, rows in stored.pop("removed", {}).items()}
         return Plan(**stored, removed=removed)
     except FileNotFoundError as error:
         raise UserError(f"{run.url} is not a run: it holds no plan.json; name a folder RUNS/<run_id>") from error
