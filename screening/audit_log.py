@@ -11,13 +11,14 @@ where the entry is about them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ FIRST = "0" * 64
 """What the first entry holds in place of the hash of the one before."""
 _TAIL = 2**16
 _ATTEMPTS = 1000
+_PROBE = "writable"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Verdict:
     entries: int
     head: str  # hash of the last entry
     faults: tuple[str, ...]
+    torn: int = 0  # lines that a writer could not finish; the entry after them says so
 
 
 class AuditLog:
@@ -62,7 +65,7 @@ class AuditLog:
                 with self._locked():
                     pass
             else:
-                self._objects.names()
+                self._objects.write(_PROBE, b"")  # who may list may not always write
 
     def append(self, event: str, what: Mapping[str, Any], *, at: str, who: str) -> dict[str, Any]:
         """Add an entry and return it.
@@ -89,35 +92,39 @@ class AuditLog:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield the entries in their order; lines that are none are passed over."""
-        for line in self._lines():
+        for _, line in self._lines():
             if (entry := _parsed(line)) is not None:
                 yield entry
 
     def verify(self) -> Verdict:
         """Return how many entries there are, the hash of the last, and everything that shows that the log was changed."""
         faults: list[str] = []
-        before, number, torn = FIRST, 0, None
-        for at, line in enumerate(self._lines(), 1):
+        before, number, sealed = FIRST, 0, 0
+        torn: list[bytes] = []
+        for where, line in self._lines():
             entry = _parsed(line)
             if entry is None:
-                # A writer was killed while it wrote: the next entry says so. Anything else was damaged.
-                if torn is not None:
-                    faults.append(f"line {at - 1} is no entry")
-                torn = _hash(line)
+                torn.append(line)  # a writer was killed while it wrote, and the next entry says so; or it was damaged
                 continue
             stated = {key: value for key, value in entry.items() if key != "sha256"}
             if entry["sha256"] != sha256_of(stated) or line != _spelt(entry):
-                faults.append(f"line {at} (entry {entry['n']}) is not as it was written")
-            elif entry["prev"] != before or entry["n"] != number + 1:
-                faults.append(f"line {at} (entry {entry['n']}) does not follow the entry before it")
-            if torn != entry.get("after_torn"):
-                faults.append(f"line {at - 1} is no entry" if torn else f"a torn line before line {at} is gone")
-            before, number, torn = entry["sha256"], entry["n"], None
-        if torn is not None:
+                faults.append(f"{where} (entry {entry['n']}) is not as it was written")
+            elif (entry["prev"], entry["n"]) != (before, number + 1) or (
+                self._objects is not None and where != _name(entry["n"])
+            ):
+                faults.append(f"{where} (entry {entry['n']}) does not follow the entry before it")
+            if (_hash(torn) if torn else None) == entry.get("after_torn"):
+                sealed += len(torn)
+            elif torn:
+                faults.append(f"before {where} stands something that is no entry")
+            else:
+                faults.append(f"a torn line before {where} is gone")
+            before, number, torn = entry["sha256"], entry["n"], []
+        if torn:
             faults.append(
                 "the last line is no entry: a writer was killed, or the log was damaged; the next entry will tell"
             )
-        return Verdict(number, before, tuple(faults))
+        return Verdict(number, before, tuple(faults), sealed)
 
     # --- One file ------------------------------------------------------------------------------------------------
 
@@ -134,25 +141,37 @@ class AuditLog:
 
     def _append_line(self, facts: dict[str, Any]) -> dict[str, Any]:
         with self._locked() as descriptor:
-            last, cut = _last_of(descriptor)
-            torn = cut if cut and _parsed(cut) is None else None
-            entry = _entry(facts, last, after_torn=_hash(torn) if torn else None)
+            last, after, cut = _last_of(descriptor)
+            entry = _entry(facts, last, after_torn=_hash([after]) if cut and after else None)
             # The newline that was not written any more goes with the entry: another crash then tears one line only.
-            os.write(descriptor, (b"\n" if cut else b"") + _spelt(entry) + b"\n")
-            os.fsync(descriptor)
+            data = (b"\n" if cut else b"") + _spelt(entry) + b"\n"
+            size = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
             return entry
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yield where each entry stands, and its bytes."""
+        missing = UserError(f"there is no audit log at {self.url}; name it with --audit-log")
         if self._objects is not None:
-            for name in _numbered(self._objects):
-                yield self._objects.read(name)
+            names = _numbered(self._objects)
+            if not names:
+                raise missing
+            for name in names:
+                yield name, self._objects.read(name)
             return
         try:
             with open(self.url, "rb") as file:
-                for line in file:
-                    yield line.removesuffix(b"\n")
+                for at, line in enumerate(file, 1):
+                    yield f"line {at}", line.removesuffix(b"\n")
         except FileNotFoundError:
-            raise UserError(f"there is no audit log at {self.url}; name it with --audit-log") from None
+            raise missing from None
 
     # --- An object an entry --------------------------------------------------------------------------------------
 
@@ -165,7 +184,7 @@ class AuditLog:
             entry = _entry(
                 facts | {"token": secrets.token_hex(8)}, last
             )  # so that two writers never write the same bytes
-            if folder.create(f"{entry['n']:09d}.json", _spelt(entry)):
+            if folder.create(_name(entry["n"]), _spelt(entry)):
                 return entry
         raise UserError(f"the audit log {self.url} is written by others all the time; try again later")
 
@@ -191,32 +210,40 @@ def _spelt(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry).encode()
 
 
+_KINDS = {"n": int, "at": str, "event": str, "who": str, "what": dict, "prev": str, "sha256": str}
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-        entry["n"], entry["event"], entry["prev"], entry["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return None
-    return dict(entry)
+    whole = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in _KINDS.items())
+    return entry if whole else None
 
 
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
+def _hash(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
-def _last_of(descriptor: int) -> tuple[dict[str, Any] | None, bytes]:
-    """Return the last entry of a file, and what stands after its last newline: empty, unless a writer was killed."""
+def _last_of(descriptor: int) -> tuple[dict[str, Any] | None, bytes, bool]:
+    """Return the last entry of a file, what stands after it, and whether the last line was cut off."""
     size = os.fstat(descriptor).st_size
     length = _TAIL
     while True:
         held = os.pread(descriptor, length, max(0, size - length))
         lines = held.split(b"\n")
-        if len(held) < size:
-            lines = lines[1:] or [b""]  # the first may be half a line
-        last = next((entry for line in reversed(lines) if (entry := _parsed(line)) is not None), None)
-        if last or len(held) == size:
-            return last, lines[-1]
+        first = 0 if len(held) == size else 1  # that may be half a line
+        for at in range(len(lines) - 1, first - 1, -1):
+            if (entry := _parsed(lines[at])) is not None:
+                return entry, b"\n".join(lines[at + 1 :]), bool(lines[-1])
+        if len(held) == size:
+            return None, held, bool(lines[-1])
         length *= 2
+
+
+def _name(number: int) -> str:
+    return f"{number:09d}.json"
 
 
 def _numbered(folder: Folder) -> list[str]:

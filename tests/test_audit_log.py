@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from screening.audit_log import FIRST, AuditLog
+from screening.audit_log import FIRST, AuditLog, Verdict
 from screening.errors import UserError
+from screening.storage import Folder
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -113,6 +115,91 @@ def test_a_line_that_was_torn_is_told_and_the_chain_goes_on(tmp_path: Path, cut:
         kept = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join([kept[0], *kept[2:]]))
         assert log.verify().faults
+
+
+def test_two_writers_killed_one_after_the_other_break_nothing(tmp_path: Path) -> None:
+    log = AuditLog(str(tmp_path / "audit.jsonl"))
+    fill(log, 3)
+    path = tmp_path / "audit.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2][:50])
+    after = log.append("run.published", {}, at="later", who="ann@host")
+    assert log.verify() == Verdict(2, after["sha256"], (), torn=2)
+    whole = path.read_bytes()
+    for at in range(len(lines[0]), len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert log.verify().faults, at
+
+
+def append_where_little_fits(url: str, size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    with pytest.raises(UserError, match="cannot be written"):
+        AuditLog(url).append("run.started", {"filler": "x" * 3000}, at="now", who="a@b")
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_full_disk_is_told_and_leaves_no_half_entry(tmp_path: Path, room: int) -> None:
+    url = str(tmp_path / "audit.jsonl")
+    fill(AuditLog(url), 2)
+    before = Path(url).read_bytes()
+    writer = multiprocessing.get_context("spawn").Process(
+        target=append_where_little_fits, args=(url, len(before) + room)
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
+    assert Path(url).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"n": "x", "event": 1, "prev": [], "sha256": {}}',
+        b'{"n": 1.5, "at": "", "event": "", "who": "", "what": {}, "prev": "", "sha256": ""}',
+        b"[" * 100_000,
+        b"null",
+        b"\xff\xfe",
+    ],
+)
+def test_foreign_lines_are_faults_and_not_crashes(tmp_path: Path, line: bytes) -> None:
+    log = AuditLog(str(tmp_path / "audit.jsonl"))
+    fill(log, 1)
+    with open(tmp_path / "audit.jsonl", "ab") as file:
+        file.write(line + b"\n")
+    assert log.verify().faults
+    assert log.append("x", {}, at="", who="")["n"] == 2
+    assert log.verify().faults == ("before line 3 stands something that is no entry",)
+
+
+def test_objects_that_were_renamed_or_removed_show(s3: dict[str, Any]) -> None:
+    log, folder = AuditLog("s3://screening/audit", s3), Folder("s3://screening/audit", s3)
+    log.require()
+    fill(log, 3)
+    whole = {name: folder.read(name) for name in folder.names()}
+    for name, changed in {
+        "renamed": {"000000003.json": None, "000000007.json": whole["000000003.json"]},
+        "removed": {"000000002.json": None},
+        "damaged": {"000000001.json": whole["000000001.json"][:-1]},
+    }.items():
+        for file, data in changed.items():
+            folder.write(file, data) if data is not None else folder.remove(file)
+        assert log.verify().faults, name
+        folder.remove("000000007.json")
+        for file, data in whole.items():
+            folder.write(file, data)
+    assert log.verify().faults == ()
+
+
+def test_an_object_store_that_lets_nobody_write_is_said_before_the_work(
+    s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    log = AuditLog("s3://screening/audit", s3)
+    monkeypatch.setattr("s3fs.S3FileSystem.pipe_file", closed)
+    with pytest.raises(UserError, match="the audit log s3://screening/audit cannot be written"):
+        log.require()
 
 
 def write_until_killed(url: str) -> None:

@@ -85,11 +85,13 @@ def verify(
     if expect and all(entry["sha256"] != expect for entry in log.entries()):
         faults.append("the entry that --expect names is gone")
     if as_json:
-        facts = {"log": log.url, "entries": found.entries, "head": found.head, "faults": faults}
+        facts = {"log": log.url, "entries": found.entries, "head": found.head, "torn": found.torn, "faults": faults}
         click.echo(json.dumps(facts, indent=1))
     else:
         for fault in faults:
             click.echo(fault)
+        if found.torn:
+            click.echo(f"{found.torn} lines were cut off when a writer was killed; the entries after them say so")
         click.echo(f"{log.url}: {found.entries:,} entries, " + (f"{len(faults)} faults" if faults else "unbroken"))
         click.echo(f"Note elsewhere, for --at-least and --expect: {found.entries} {found.head}")
     return EXIT_USAGE if faults else EXIT_DONE
