@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Before anything loads torch: the same sums in the same order in this process and in those that tests start.
@@ -44,6 +45,11 @@ def ptbxl(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpack = shared_data / "ptbxl" / "unpack.py"
     subprocess.run([sys.executable, unpack, folder, "--limit", "64"], check=True, capture_output=True)
     return folder
+
+
+# How long an example takes says something of the machine and not of the code.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session", autouse=True)

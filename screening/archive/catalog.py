@@ -33,6 +33,7 @@ from screening.archive.identity import PUBLIC_KEY, PseudonymKey
 from screening.archive.labels import CLASSES, PRESETS, Labeller, LabelRule
 from screening.archive.listing import WORKERS, Listing, join, open_root, without_credentials
 from screening.archive.metadata import ColumnMapping
+from screening.archive.reader import ArchiveReader
 from screening.archive.scan import KEPT_COLUMNS, PreviousRows, Scan
 from screening.archive.store import CATALOG_SCHEMA, ROW_GROUP, CatalogFiles, locate, open_folder
 from screening.contract import NOTICE, sha256_of
@@ -292,8 +293,7 @@ def build_catalog(
             "schema_version": SCHEMA_VERSION,
         }
         scan = Scan(
-            fs,
-            root,
+            ArchiveReader(archive_url, storage_options),
             pool,
             listing,
             Labeller(rule, source.superclasses),
@@ -359,12 +359,7 @@ def build_catalog(
         labels=by_class,
         warnings=(
             *(["The earlier catalog was damaged, and was made anew."] if earlier and previous is None else []),
-            *_warnings(scan, source, rule, unreadable),
-            *(
-                [f"{listing.unnameable:,} files were left out because their names are not UTF-8; rename them."]
-                if listing.unnameable
-                else []
-            ),
+            *_warnings(scan, source, listing, rule, unreadable),
         ),
         **{name: scan.count[name] for name in counted},
     )
@@ -438,7 +433,7 @@ def _previous_rows(catalog: Catalog) -> PreviousRows | None:
         return None
 
 
-def _warnings(scan: Scan, source: Source, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:
+def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:
     """Yield what the user should know, one sentence each, without any identifier."""
     count = scan.count
     if count["absent"]:
@@ -459,3 +454,10 @@ def _warnings(scan: Scan, source: Source, rule: LabelRule, unreadable: Counter[s
         yield f"{number:,} values of {what} could not be understood and are null."
     if rule.decides and not (scan.labels["MI"] or scan.labels["NORM"]):
         yield f"The label rule {rule.name!r} found neither MI nor NORM; does it suit the codes of this archive?"
+    if listing.unnameable:
+        yield f"{listing.unnameable:,} files were left out because their names are not UTF-8; rename them."
+    if listing.passed_over:
+        yield (
+            f"{listing.passed_over:,} folders were passed over: they are links that lead out of the archive, or their paths are "
+            "too long."
+        )

@@ -12,9 +12,10 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from screening.archive.listing import Listing, join, without_credentials
+from screening.archive.listing import Listing, join, open_within, without_credentials
 from screening.archive.metadata import (
     KNOWN_TABLES,
+    STATEMENTS_TABLE,
     ColumnMapping,
     Facts,
     MetadataTable,
@@ -76,6 +77,9 @@ def _by_table(
 ) -> Source:
     table_fs, path = _find_table(fs, root, metadata, storage_options)
     name = posixpath.basename(path)
+    is_within = table_fs is fs and path == join(root, metadata)
+    if is_within:
+        open_within(fs, root, metadata).close()  # not through a link that the archive's writer has laid
     table = MetadataTable(table_fs, path, name)
     chosen = mapping or known_mapping(table.columns)
     if chosen is None:
@@ -90,8 +94,26 @@ def _by_table(
         f"no row of {name} names one",
         table=name,
         mapping=chosen,
-        superclasses=read_superclasses(table_fs, posixpath.join(posixpath.dirname(path), "scp_statements.csv")),
+        superclasses=_superclasses(table_fs, path, (root, metadata) if is_within else None),
     )
+
+
+def _superclasses(fs: AbstractFileSystem, table: str, within: tuple[str, str] | None) -> dict[str, str]:
+    """Return what the statements' table beside a metadata table says, nothing where there is none."""
+    try:
+        if within is None:
+            stream = fs.open(posixpath.join(posixpath.dirname(table), STATEMENTS_TABLE), "rb")
+        else:
+            root, metadata = within
+            stream = open_within(fs, root, posixpath.join(posixpath.dirname(metadata), STATEMENTS_TABLE))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(
+            f"{STATEMENTS_TABLE} beside the metadata table cannot be read ({type(error).__name__}); restore PTB-XL's file."
+        ) from error
+    with stream:
+        return read_superclasses(stream)
 
 
 def _find_table(

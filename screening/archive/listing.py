@@ -12,7 +12,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
@@ -28,8 +28,9 @@ SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
 OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
 WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
 MAX_RECORDS_DEPTH = 8
-_OF_THE_NAME = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""What is wrong with one name and not with the disk: removed meanwhile, a link that leads nowhere or to itself, too long."""
+MAX_PATH = 1_024  # what object stores take for a key
+_MAX_LINE = 65_536
+_UNREACHABLE = (errno.ELOOP, errno.ENAMETOOLONG)  # of a path, not of the storage
 _CACHED_ENTRIES = 200_000
 _DENSE = 64  # records a folder, above which one recursive listing more is not worth it
 
@@ -89,7 +90,7 @@ def join(root: str, location: str) -> str:
 
 def safe_location(path: str) -> str | None:
     """Return a root-relative path in its one spelling, or None if it leaves the root."""
-    if "\0" in path or path.startswith("/") or "\\" in path or "://" in path:
+    if len(path) > MAX_PATH or "\0" in path or path.startswith("/") or "\\" in path or "://" in path:
         return None
     clean = posixpath.normpath(path)
     return None if clean in (".", "..") or clean.startswith("../") else clean
@@ -151,14 +152,49 @@ def token_of(info: dict[str, Any]) -> str:
     return ""
 
 
+def open_within(fs: AbstractFileSystem, root: str, location: str) -> IO[bytes]:
+    """Open a file of an archive that tells of its records, as opposed to one of a record.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    UserError
+        It leads out of the archive, or is a pipe, a device or a folder.
+    """
+    path = join(root, location)
+    if isinstance(fs, LocalFileSystem):
+        try:
+            is_file = stat.S_ISREG(os.stat(path).st_mode)
+        except OSError as error:
+            if error.errno not in _UNREACHABLE:
+                raise
+            is_file = False
+        if not is_file:
+            raise UserError(f"{location!r} in the archive is no ordinary file; replace it or remove it.")
+        if not _is_inside(os.path.realpath(root), path):
+            raise UserError(
+                f"{location!r} in the archive is a symbolic link that leads out of it; put the file itself there."
+            )
+    stream: IO[bytes] = fs.open(path, "rb")
+    return stream
+
+
+def _is_inside(real_root: str, path: str) -> bool:
+    real = os.path.realpath(path)
+    return real == real_root or real.startswith(real_root.rstrip("/") + "/")
+
+
 class Folder:
     """The files of one folder by stem, and its sub-folders."""
 
-    __slots__ = ("entries", "files", "folders")
+    __slots__ = ("entries", "files", "folders", "links", "real")
 
     def __init__(self) -> None:
         self.files: dict[str, list[FileFacts]] = {}
         self.folders: list[str] = []
+        self.links: set[str] = set()  # which of the sub-folders are symbolic links
+        self.real: tuple[int, int] | None = None  # device and inode of a local folder
         self.entries = 0
 
     def add(self, name: str, size: int, token: str) -> None:
@@ -176,6 +212,14 @@ class Folder:
         return files if suffix == HEADER_SUFFIX else [entry for entry in files if entry[0] == suffix]
 
 
+class _Level(NamedTuple):
+    """A folder in which a walk is."""
+
+    below: Iterator[tuple[str, Folder]]
+    folder: Folder
+    is_linked: bool  # a symbolic link led here
+
+
 class Listing:
     """Lists an archive's folders, each once for as long as it is in use, many at a time where that helps.
 
@@ -187,7 +231,11 @@ class Listing:
         self._is_local = isinstance(fs, LocalFileSystem)
         self._cache: OrderedDict[str, Folder] = OrderedDict()
         self._cached = 0
+        self._real_root = os.path.realpath(root) if self._is_local else root
+        self._linked: set[tuple[int, int]] = set()  # folders that a link led to
+        self._records_read: set[str] = set()
         self.unnameable = 0  # headers whose names are not UTF-8: no table could hold them
+        self.passed_over = 0  # folders that no path leads to, or one that leaves the archive
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
@@ -208,40 +256,68 @@ class Listing:
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """Yield the locations of all WFDB headers below ``folder``, sorted within each folder, depth first."""
-        yield from self._walk(folder, self._list(folder), ())
-
-    def _walk(self, folder: str, content: Folder, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        if self._is_local:  # a folder that links to one above it would never end
-            status = os.stat(join(self._root, folder))
-            if (here := (status.st_dev, status.st_ino)) in above:
-                return
-            above = (*above, here)
-        self._keep(folder, content)
-        self._shrink()
-        for stem in sorted(content.files):
-            if any(suffix == HEADER_SUFFIX for suffix, _, _ in content.files[stem]):
-                if not _is_text(posixpath.join(folder, stem)):
-                    self.unnameable += 1
+        levels = [_Level(iter([(folder, self._list(folder))]), Folder(), is_linked=False)]
+        while levels:  # not by recursion: folders may be nested deeper than calls may
+            above = levels[-1]
+            at, content = next(above.below, ("", None))
+            if content is None:
+                levels.pop()
+                continue
+            # A folder that links to one above it would never end, and a hundred links to each of a few folders hardly.
+            is_linked = above.is_linked or posixpath.basename(at) in above.folder.links
+            if content.real is not None:
+                if any(level.folder.real == content.real for level in levels) or (
+                    is_linked and content.real in self._linked
+                ):
                     continue
-                yield posixpath.join(folder, stem + HEADER_SUFFIX)
+                if is_linked:
+                    self._linked.add(content.real)
+            self._keep(at, content)
+            self._shrink()
+            for stem in sorted(content.files):
+                if any(suffix == HEADER_SUFFIX for suffix, _, _ in content.files[stem]):
+                    if not _is_text(posixpath.join(at, stem)):
+                        self.unnameable += 1
+                        continue
+                    yield posixpath.join(at, stem + HEADER_SUFFIX)
+            levels.append(_Level(self._below(at, content), content, is_linked))
+
+    def _below(self, folder: str, content: Folder) -> Iterator[tuple[str, Folder]]:
+        """Yield the sub-folders of a folder that can be reached, listed ahead."""
         ahead: deque[tuple[str, Future[Folder]]] = deque()
         for name in sorted(content.folders):
             below = posixpath.join(folder, name)
             ahead.append((below, self._pool.submit(self._list, below)))
             if len(ahead) >= WORKERS:
-                at, future = ahead.popleft()
-                yield from self._walk(at, future.result(), above)
+                yield from self._reached(*ahead.popleft())
         for at, future in ahead:
-            yield from self._walk(at, future.result(), above)
+            yield from self._reached(at, future)
+
+    def _reached(self, at: str, future: Future[Folder]) -> Iterator[tuple[str, Folder]]:
+        try:
+            yield at, future.result()
+        except OSError as error:
+            if error.errno not in _UNREACHABLE:
+                raise
+            self.passed_over += 1
 
     def records_files(self, folder: str = "", depth: int = 0) -> Iterator[str]:
         """Yield the paths that RECORDS files name, following lines that name folders ('p10/') to their RECORDS."""
-        path = join(self._root, posixpath.join(folder, "RECORDS"))
+        here = join(self._root, folder)
+        here = os.path.realpath(here) if self._is_local else here
+        if here in self._records_read:  # named again, or by links that lead to one place in very many ways
+            return
+        self._records_read.add(here)
         if depth > MAX_RECORDS_DEPTH:
             raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep at {folder!r}; mend them.")
+        file = posixpath.join(folder, "RECORDS")
         try:
-            with self._fs.open(path, "rb") as stream:
-                for line in stream:
+            with open_within(self._fs, self._root, file) as stream:
+                while line := stream.readline(_MAX_LINE):
+                    if len(line) == _MAX_LINE:
+                        raise UserError(
+                            f"A line of the file {file!r} has {_MAX_LINE} bytes and more; mend or remove it."
+                        )
                     if not (name := line.decode("utf-8").strip()):
                         continue
                     below = safe_location(posixpath.join(folder, name))
@@ -258,9 +334,7 @@ class Listing:
                     f"RECORDS names the folder {folder!r}, which is not in the archive; mend the RECORDS file."
                 ) from None
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"The file {posixpath.join(folder, 'RECORDS')} is not UTF-8 text; mend or remove it."
-            ) from error
+            raise UserError(f"The file {file!r} is not UTF-8 text; mend or remove it.") from error
 
     def _keep(self, folder: str, content: Folder) -> None:
         if (old := self._cache.pop(folder, None)) is not None:
@@ -303,24 +377,31 @@ class Listing:
         try:
             return self._list(folder)
         except OSError as error:
-            if error.errno not in _OF_THE_NAME and not isinstance(error, FileNotFoundError):
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno not in _UNREACHABLE:
                 raise
             return Folder()
 
     def _list(self, folder: str) -> Folder:
         content, path = Folder(), join(self._root, folder)
         if self._is_local:
+            if not _is_inside(self._real_root, path):
+                raise OSError(errno.ELOOP, "a symbolic link leads out of the archive")
+            status = os.stat(path)
+            content.real = (status.st_dev, status.st_ino)
             with os.scandir(path) as entries:
                 for entry in entries:
                     try:
                         if entry.is_dir():
                             content.folders.append(entry.name)
+                            if entry.is_symlink():
+                                content.links.add(entry.name)
                             continue
                         status = entry.stat()
                     except OSError as error:
-                        if error.errno not in _OF_THE_NAME:
-                            raise
-                        continue
+                        # A link to nothing or to itself, or a file that was removed meanwhile.
+                        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in _UNREACHABLE:
+                            continue
+                        raise
                     if stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer for ever
                         content.add(entry.name, status.st_size, str(status.st_mtime_ns))
             return content

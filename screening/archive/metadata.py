@@ -113,6 +113,11 @@ KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv")
 """Names under which a known metadata table stands in an archive's root."""
 
 
+STATEMENTS_TABLE = "scp_statements.csv"
+"""PTB-XL's table of statement codes, which stands beside its metadata table."""
+_MAX_STATEMENTS_BYTES = 2**22
+
+
 def load_mapping(path: str) -> ColumnMapping:
     """Return the column mapping in a YAML or JSON file; UserError names the file and the key."""
     return ColumnMapping.model_validate(read_settings(Path(path).expanduser(), ColumnMapping, "column mapping"))
@@ -380,20 +385,17 @@ def parse_time(value: str, form: str | None = None) -> datetime:
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-def read_superclasses(fs: AbstractFileSystem, path: str) -> dict[str, str]:
-    """Return code -> diagnostic_class of PTB-XL's ``scp_statements.csv``; empty where there is no such file."""
+def read_superclasses(stream: IO[bytes]) -> dict[str, str]:
+    """Return code -> diagnostic_class of PTB-XL's ``scp_statements.csv``."""
+    name = f"{STATEMENTS_TABLE} beside the metadata table"
     try:
-        text = fs.cat_file(path).decode("utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{Path(path).name} beside the metadata table cannot be read ({type(error).__name__})."
-        ) from error
-    rows = csv.DictReader(io.StringIO(text))
-    code, superclass = (rows.fieldnames or [""])[0], "diagnostic_class"
-    if superclass not in (rows.fieldnames or []):
-        raise UserError(
-            f"{Path(path).name} beside the metadata table has no column 'diagnostic_class'; restore PTB-XL's file."
-        )
-    return {row[code]: row[superclass] for row in rows if row[superclass]}
+        text = stream.read(_MAX_STATEMENTS_BYTES).decode("utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text))
+        fields = list(rows.fieldnames or [""])
+        read = list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name} cannot be read ({type(error).__name__}); restore PTB-XL's file.") from error
+    code, superclass = fields[0], "diagnostic_class"
+    if superclass not in fields:
+        raise UserError(f"{name} has no column 'diagnostic_class'; restore PTB-XL's file.")
+    return {row[code]: row[superclass] for row in read if row[superclass]}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 
 from screening.archive import wfdb
 from screening.archive.container import Refused, container_of
@@ -21,6 +24,8 @@ from screening.storage import open_filesystem
 # Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_DAMAGED_IN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+"""What zipfile raises of a member that is damaged, encrypted or packed in a way that it does not know."""
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
 
@@ -61,6 +66,10 @@ class ArchiveReader:
         """Read one record: `fetch` it and decode it."""
         fetched = self.fetch(location, record_id, version=version)
         return fetched if isinstance(fetched, Rejected) else wfdb.decode(record_id, *fetched)
+
+    def header(self, location: str) -> bytes:
+        """Return the bytes of a record's first file, cut off above the largest header; Refused where `fetch` rejects."""
+        return self._fetch(location, MAX_HEADER_BYTES + 1, None)
 
     def fetch(self, location: str, record_id: str, *, version: str | None = None) -> Fetched | Rejected:
         """Return the bytes of one record's files.
@@ -125,6 +134,8 @@ class ArchiveReader:
         except Refused:
             raise
         except Exception as error:
+            if isinstance(fs, ZipFileSystem) and isinstance(error, _DAMAGED_IN_ZIP):
+                raise Refused(Reason.UNDECODABLE, "a file of the record cannot be unpacked from the archive") from error
             # HTTP has no range of an empty object: object stores answer 416, which each client words in its own way.
             if "range" not in str(error).lower() or fs.size(f"{root}/{path}"):
                 raise

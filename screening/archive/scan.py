@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from fsspec.spec import AbstractFileSystem
 
+from screening.archive.container import Refused
 from screening.archive.discovery import Source
 from screening.archive.headers import header_facts
 from screening.archive.identity import PseudonymKey
@@ -21,20 +21,24 @@ from screening.archive.listing import (
     HEADER_SUFFIX,
     FileFacts,
     Listing,
-    join,
     location_of,
     safe_location,
     stem_of,
     version_of,
 )
 from screening.archive.metadata import Facts
+from screening.archive.reader import ArchiveReader
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
 from screening.contract import MAX_HEADER_BYTES
+from screening.errors import UserError
 
 T = TypeVar("T")
 
 BATCH = 4_096
 """Records listed, and headers read, together."""
+
+_MAX_USELESS = 20
+"""Rows a record that say nothing new, above which a table is no table of records."""
 
 KEPT_COLUMNS = ("patient_key", "acquired_at", "age", "sex", "site", "device", "labels", "label", "fold")
 
@@ -109,8 +113,7 @@ class Scan:
 
     def __init__(
         self,
-        fs: AbstractFileSystem,
-        root: str,
+        reader: ArchiveReader,
         pool: ThreadPoolExecutor,
         listing: Listing,
         labeller: Labeller,
@@ -122,7 +125,7 @@ class Scan:
         unreadable: Counter[str],
         forgotten: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
     ) -> None:
-        self._fs, self._root, self._pool, self._listing = fs, root, pool, listing
+        self._reader, self._pool, self._listing = reader, pool, listing
         self._labeller, self._key, self._deidentified = labeller, key, deidentified
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
         self._forgotten_records, self._forgotten_patients = forgotten
@@ -139,6 +142,14 @@ class Scan:
             self.count["without_path"] += len(batch) - len(named)
             if named and (found := self._batch(named)):
                 yield found
+            # A few kilobytes of compressed table may name one record for hours.
+            if (useless := self.count["duplicates"] + self.count["without_path"]) > _MAX_USELESS * (
+                BATCH + self.count["records"]
+            ):
+                raise UserError(
+                    f"{useless:,} rows of {source.table or source.found_by} name no record, or one named before, and only "
+                    f"{self.count['records']:,} name another; mend it."
+                )
 
     def _batch(self, named: list[tuple[str, Facts | None]]) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
         clean = [safe_location(path) for path, _ in named]
@@ -232,8 +243,8 @@ class Scan:
 
     def _header(self, location: str) -> bytes | None:
         try:
-            return self._fs.cat_file(join(self._root, location))
-        except (FileNotFoundError, PermissionError):  # of this one record; the run will say so
+            return self._reader.header(location)
+        except (Refused, PermissionError):  # of this one record; the run will say so
             return None
 
     def _row(self, facts: Facts) -> dict[str, Any]:

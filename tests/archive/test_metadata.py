@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -198,7 +199,9 @@ def test_mapping_file(tmp_path: Path) -> None:
 
 
 def test_superclasses_of_ptbxl(shared_data: Path) -> None:
-    superclasses = read_superclasses(LOCAL, str(shared_data / "ptbxl" / "scp_statements.csv"))
+    with (shared_data / "ptbxl" / "scp_statements.csv").open("rb") as stream:
+        superclasses = read_superclasses(stream)
     assert (superclasses["IMI"], superclasses["NORM"], superclasses["INJAS"]) == ("MI", "NORM", "MI")
     assert "SR" not in superclasses  # a rhythm statement
-    assert read_superclasses(LOCAL, str(shared_data / "absent.csv")) == {}
+    with pytest.raises(UserError, match=r"^scp_statements\.csv beside the metadata table cannot be read \(Error\)"):
+        read_superclasses(io.BytesIO(b"code,diagnostic_class\n" + b"x" * 200_000 + b",MI\n"))
