@@ -458,6 +458,6 @@ def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unr
         yield f"{listing.unnameable:,} files were left out because their names are not UTF-8; rename them."
     if listing.passed_over:
         yield (
-            f"{listing.passed_over:,} folders were passed over: they are links that lead out of the archive, or their paths are "
-            "too long."
+            f"{listing.passed_over:,} folders were passed over: they are links that lead out of the archive, or their "
+            "paths are too long."
         )
