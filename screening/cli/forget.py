@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import click
 
 from screening.cli import EXIT_DONE
 from screening.cli.pseudonym import key_option, key_that_made
-from screening.cli.record import Record, audit_option
+from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import state_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
@@ -31,7 +33,9 @@ NOT_FROM_HERE = (
 @click.argument("patients", metavar="[PATIENT]...", nargs=-1)
 @click.option("--catalog", "catalog_url", required=True, help="Catalog of the archive.")
 @click.option("--runs", required=True, help="Folder of runs, as given to `screening run --out`.")
-@click.option("--ids-file", type=click.File("r"), help="Patients, one a line; - for standard input.")
+@click.option(
+    "--ids-file", type=click.File("r", encoding="utf-8-sig"), help="Patients, one a line; - for standard input."
+)
 @click.option("--record", "records", multiple=True, help="A record id, as the catalog spells it; may be given again.")
 @click.option("--pseudonyms", is_flag=True, help="Patients are named by their keys in the catalog, not by their ids.")
 @key_option
@@ -67,7 +71,6 @@ def command(
     """
     from screening.archive.catalog import open_catalog
     from screening.archive.forget import forget_in_catalog, held_by_catalog
-    from screening.archive.listing import without_credentials
     from screening.run.forget import forget_in_runs, held_by_runs
     from screening.storage import Folder
 
@@ -77,6 +80,10 @@ def command(
     if not stated and not records:
         raise UserError("nobody is named; give patients, --ids-file or --record.")
     catalog = open_catalog(catalog_url, storage_options=storage_options)
+    if pseudonyms:
+        _require_pseudonyms(stated, "patients named with --pseudonyms")
+    if catalog.key_id is not None:
+        _require_pseudonyms(records, "record ids of this catalog")
     keys = stated if pseudonyms else _keys(catalog, stated, key_file)
     folder = Folder(runs, storage_options).absolute()
     in_catalog = held_by_catalog(catalog, record_ids=records, patient_keys=keys)
@@ -84,18 +91,26 @@ def command(
     ids = sorted({*records, *(record_id for record_id, _ in in_catalog)})
     held = held_by_runs(folder, record_ids=ids, patient_keys=keys)
     known = {key for _, key in in_catalog}
+    unknown = set(keys) - known - held.patient_keys - catalog.forgotten[1]
     facts = {
         "patients": len(set(keys)),
         "patients_in_catalog": len(known & set(keys)),
+        "patients_unknown": len(unknown),
         "catalog_rows": len(in_catalog),
         "run_rows": held.rows,
         "donor_sets": len(held.donor_sets),
     }
+    if unknown:
+        click.echo(
+            f"{len(unknown):,} of the patients are in neither catalog nor runs, and were not forgotten before: see how the "
+            "archive spells their ids",
+            err=True,
+        )
     if not as_json:
         click.echo(_told(facts, held.interrupted))
         if not yes:
             click.confirm("Erase them for good?", abort=True)
-    what = {"why": why, "catalog": without_credentials(catalog_url), "runs": without_credentials(runs), **facts}
+    what = {"why": why, "catalog": logged_url(catalog_url), "runs": logged_url(runs), **facts}
     record("patients.forget_started", what | {"patient_keys": sorted(set(keys)), "record_ids": list(records)})
     forget_in_runs(
         folder,
@@ -115,6 +130,12 @@ def command(
         click.echo("Donors were among them: the next run chooses others, and is a new run.")
     click.echo(NOT_FROM_HERE)
     return EXIT_DONE
+
+
+def _require_pseudonyms(ids: Sequence[str], what: str) -> None:
+    """Let no raw id into catalog, index and log, where it would stay."""
+    if any(not re.fullmatch("[0-9a-f]{32}", one) for one in ids):
+        raise UserError(f"{what} have 32 characters of 0-9 and a-f, and one given here has not; nothing was done.")
 
 
 def _keys(catalog: Catalog, stated: list[str], key_file: str | None) -> list[str]:

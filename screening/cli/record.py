@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,6 +11,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from screening.cli.storage import environment_options
 
 if TYPE_CHECKING:
     from screening.audit_log import AuditLog
@@ -29,7 +31,7 @@ def audit_option(function: F) -> F:
 
     @wraps(function)
     def with_record(*args: Any, audit_log: str | None, **kwargs: Any) -> Any:
-        log = log_at(audit_log, kwargs.get("storage_options"))
+        log = log_at(audit_log, kwargs.get("storage_options", environment_options()))
         log.require()
         who = user()
 
@@ -58,13 +60,21 @@ def log_at(url: str | None, storage_options: dict[str, Any] | None = None) -> Au
     state = click.get_current_context().params.get("state") or os.path.expanduser(
         os.environ.get("SCREENING_STATE", "~/.local/state/screening")
     )
-    return AuditLog(url or os.path.join(os.path.abspath(str(state)), "audit.jsonl"), storage_options)
+    local = os.path.join(os.path.abspath(str(state)), "audit.jsonl")
+    return AuditLog(os.path.expanduser(url) if url else local, storage_options)
+
+
+def logged_url(url: str) -> str:
+    """Return a folder as the log names it: where it is whoever reads, and without credentials."""
+    from screening.archive.listing import without_credentials
+
+    return without_credentials(url) if "://" in url else os.path.abspath(url)
 
 
 def user() -> str:
-    """Return who is at work, as user@host; a number stands for a user without a name, as in containers."""
+    """Return who is at work, as user@host, by what the system says; a user without a name, as in containers, is a number."""
     try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"

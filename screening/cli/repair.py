@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from screening.cli import EXIT_DONE, EXIT_USAGE
-from screening.cli.record import Record, audit_option
+from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -43,7 +43,6 @@ def command(
     screening repair runs/3f2a90b1c4d5e6f7 --catalog catalog
     """
     from screening.archive.catalog import open_catalog
-    from screening.archive.listing import without_credentials
     from screening.model.bundle import load_bundle
     from screening.run.repair import repair
     from screening.storage import Folder
@@ -51,6 +50,7 @@ def command(
     bundle = load_bundle(
         model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
     )
+    record("run.repair_started", {"run": logged_url(run_url)})
     done = repair(
         Folder(run_url, storage_options).absolute(),
         options=storage_options,
@@ -59,7 +59,7 @@ def command(
         on_file=lambda name: None if as_json else click.echo(f"making {name} again", file=sys.stderr),
     )
     left = [str(fault) for fault in done.left]
-    record("run.repaired", {"run": without_credentials(run_url), "made_again": done.files, "left": left})
+    record("run.repaired", {"run": logged_url(run_url), "made_again": done.files, "left": left})
     if as_json:
         click.echo(json.dumps({"run": run_url, "made_again": done.files, "whole": not left, "faults": left}, indent=1))
         return EXIT_USAGE if left else EXIT_DONE

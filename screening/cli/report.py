@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from screening.cli import EXIT_DONE
-from screening.cli.record import Record, audit_option
+from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
 
@@ -74,7 +74,6 @@ def command(
     from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
-    from screening.archive.listing import without_credentials
     from screening.report.assemble import figures_for_machines, keep_release, make_report, open_population
     from screening.report.render import write_report
     from screening.report.standardise import load_reference_population
@@ -92,6 +91,8 @@ def command(
         if not as_json:
             click.echo(f"{what} ...", err=True)
 
+    where = {"runs": logged_url(runs), "out": logged_url(out), "catalog_id": opened.catalog_id}
+    record("report.started", where | {"worklist": worklist})  # before patients are listed anywhere
     stage("indexing published runs")
     current = refresh(folder, memory_mb=settings.memory_mb)
     stage(f"counting {opened.records:,} records")
@@ -110,7 +111,6 @@ def command(
                 patients=settings.worklist_patients,
                 storage_options=storage_options,
             ).html
-    where = {"runs": without_credentials(runs), "out": without_credentials(out), "catalog_id": opened.catalog_id}
     record("report.made", where | {"run_ids": [run.run_id for run in current.indexed], "exact": settings.exact})
     if listed is not None:
         record("worklist.exported", where | {"patients_at_most": settings.worklist_patients})

@@ -10,6 +10,7 @@ import click
 from screening.cli.changes import by_option, change_json, now
 from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
+from screening.errors import UserError
 
 
 @click.command("rollback")
@@ -42,15 +43,19 @@ def command(
     """
     from screening.train.promotion import rollback
 
-    change = rollback(
-        name,
-        to=to,
-        by=by,
-        why=why,
-        at=now(),
-        tracking_uri=tracking_uri or default_tracking_uri(state),
-        cache_folder=state / "models",
-    )
+    try:
+        change = rollback(
+            name,
+            to=to,
+            by=by,
+            why=why,
+            at=now(),
+            tracking_uri=tracking_uri or default_tracking_uri(state),
+            cache_folder=state / "models",
+        )
+    except UserError as error:
+        record("model.rollback_refused", {"model": name, "to": to, "by": by, "why": why, "refusal": str(error)})
+        raise
     record("model.rolled_back", change_json(change))
     if as_json:
         click.echo(json.dumps(change_json(change), indent=1))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from screening.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REJECTS
-from screening.cli.record import Record, audit_option
+from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
+from screening.errors import UserError
 
 if TYPE_CHECKING:
     from screening.run.pipeline import RunOutcome
@@ -63,14 +65,13 @@ def command(
     screening run --catalog catalog --out runs
     screening run --catalog catalog --out s3://bucket/runs --model models:/msaic-mi@champion --workers 8
     """
-    from screening.archive.listing import without_credentials
     from screening.cli.progress import RunProgress
     from screening.run.pipeline import screen
     from screening.settings import RunSettings, load_settings
 
     settings = load_settings(RunSettings, config, overrides)
     model = model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
-    what = {"catalog": without_credentials(catalog), "runs": without_credentials(runs)}
+    what = {"catalog": logged_url(catalog), "runs": logged_url(runs)}
     record("run.started", what | {"model": model_ref})
     try:
         with RunProgress(quiet=as_json) as progress:
@@ -85,7 +86,8 @@ def command(
                 on_progress=progress.update,
             )
     except BaseException as error:
-        record("run.interrupted", what | {"by": type(error).__name__})
+        with suppress(UserError):  # what ended the run is the news, not that the disk is too full to note it
+            record("run.interrupted", what | {"by": type(error).__name__})
         raise
     ended = "run.published" if outcome.published and not outcome.already else "run.was_published_before"
     record(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from screening.cli import EXIT_DONE
-from screening.cli.record import Record, audit_option
+from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.storage import storage_option
 from screening.errors import UserError
 
@@ -91,7 +91,6 @@ def sample(
     from tqdm import tqdm
 
     from screening.archive.catalog import open_catalog
-    from screening.archive.listing import without_credentials
     from screening.report.candidates import candidates
     from screening.report.sampling import draw
     from screening.report.sheets import FOR_READERS, QUESTION, key_of, write_sheets
@@ -125,6 +124,8 @@ def sample(
         seed=seed,
         question=QUESTION,
     )
+    where = {"runs": logged_url(runs), "out": logged_url(str(out)), "sheets": len(key.record_id)}
+    record("sheets.started", where)
     with tqdm(total=len(key.record_id), unit=" sheets", disable=as_json or not sys.stderr.isatty()) as bar:
         lost = write_sheets(
             out,
@@ -146,7 +147,7 @@ def sample(
             {"stratum": s.name, "flagged": s.flagged, "patients": s.patients, "sampled": s.sampled} for s in key.strata
         ],
     }
-    record("sheets.exported", {"runs": without_credentials(runs), "out": str(out), "sheets": len(key.record_id)})
+    record("sheets.exported", where)
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return EXIT_DONE
@@ -254,7 +255,6 @@ def import_(
     from datetime import UTC, datetime
     from itertools import combinations
 
-    from screening.archive.listing import without_credentials
     from screening.report.readings import agreement, by_stratum, settle
     from screening.report.sheets import read_key
     from screening.report.validation import Validation, store_validation
@@ -306,7 +306,7 @@ def import_(
         ),
     )
     name = store_validation(folder, validation)
-    record("readings.imported", {"runs": without_credentials(runs), "validation": name, "readers": list(readers)})
+    record("readings.imported", {"runs": logged_url(runs), "validation": name, "readers": list(readers)})
     if as_json:
         click.echo(folder.read(name).decode())
         return EXIT_DONE

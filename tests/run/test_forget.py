@@ -344,5 +344,42 @@ def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     common[common.index(str(tmp_path / "key"))] = str(tmp_path / "other")
     code, _, err = call("forget", raw, *common, "--yes")
     assert (code, "is not the one of the catalog" in err) == (1, True)
-    code, _, err = call("forget", *common, "--yes")
+    common[common.index(str(tmp_path / "other"))] = str(tmp_path / "key")
+    code, out, err = call("forget", *common, "--yes")
     assert (code, "nobody is named; give patients, --ids-file or --record" in err) == (1, True)
+
+
+def test_the_command_lets_no_raw_id_in_and_tells_of_ids_that_nobody_has(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text(SECRET)
+    (tmp_path / "key").chmod(0o600)
+    common = ["--catalog", str(place / "catalog"), "--runs", str(place / "runs"), "--key-file", str(tmp_path / "key")]
+    common += ["--state", str(tmp_path / "state"), "--why", "objection", "--yes"]
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["forget", *arguments, *common])
+        out, err = capsys.readouterr()
+        return int(str(end.value.code)), out, err
+
+    for arguments in (["15709", "--pseudonyms"], ["--record", "records500/00000/00139_hr"]):
+        code, _, err = call(*arguments)
+        assert (code, "have 32 characters of 0-9 and a-f" in err, "nothing was done" in err) == (1, True, True)
+        assert arguments[0] not in err
+    assert not any(b"15709" in data or b"00139_hr" in data for data in everything(tmp_path / "state").values())
+    common[3] = str(place / "run")
+    code, _, err = call("15709")
+    assert (code, "there is no folder" in err) == (1, True)
+    common[3] = str(place / "runs")
+
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbf15709\r\n15709x\r\n")  # as a spreadsheet saves it
+    code, out, err = call("--ids-file", str(tmp_path / "ids"), "--json")
+    told = json.loads(out)
+    assert (code, told["patients"], told["patients_in_catalog"], told["patients_unknown"]) == (0, 2, 1, 1)
+    assert err.startswith("1 of the patients are in neither catalog nor runs, and were not forgotten before")
+    assert json.loads(call("--ids-file", str(tmp_path / "ids"), "--json")[1])["patients_unknown"] == 0
+    log = (tmp_path / "state" / "audit.jsonl").read_text()
+    assert KEY.pseudonym("patient", "15709") in log
+    assert str(place / "runs") in log
+    assert not re.search(r'"15709', log)
