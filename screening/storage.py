@@ -7,6 +7,7 @@ store refuses for the moment is asked for again, a bounded number of times. File
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import random
 import re
@@ -77,13 +78,22 @@ def open_filesystem(url: str, storage_options: dict[str, Any] | None = None) -> 
     options = dict(storage_options or {})
     protocol = fsspec.utils.get_protocol(url)
     if protocol in ("s3", "s3a"):
-        # s3fs asks again by itself; if its own library did too, tries would multiply.
+        # s3fs asks again by itself, five times; if the library under it did too, tries would multiply.
+        with suppress(ImportError, AttributeError):
+            importlib.import_module("s3fs.core").set_custom_error_handler(_is_passing)
         waits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S, "retries": {"max_attempts": 0}}
         options["config_kwargs"] = waits | options.get("config_kwargs", {})
     if protocol not in ("file", "local"):
         options.setdefault("use_listings_cache", False)
     fs, path = fsspec.core.url_to_fs(url, **options)
     return fs, path
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether an object store may answer otherwise next time, where s3fs by itself thinks that it will not."""
+    response = getattr(error, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
+    return status >= 500 or type(error).__name__ == "FlexibleChecksumError"  # of a body that was cut
 
 
 def make_folders(path: str, *, mode: int = 0o700) -> None:

@@ -137,7 +137,9 @@ def screen(
                     size=settings.donor_set,
                 )
             except StorageError as error:
-                raise UserError(f"the archive {catalog.root_url} cannot be read: {error}; is it mounted?") from error
+                raise StorageError(
+                    f"the archive {catalog.root_url} cannot be read: {error} (is it mounted?)"
+                ) from error
             if donor_set is None:
                 on_stage("fewer than two patients can lend leads, so nothing is explained;")
         on_stage("planning")

@@ -17,6 +17,7 @@ from yarl import URL
 KINDS = ("500", "503", "reset", "lost", "stall", "cut", "short")
 """500; 503 SlowDown; a reset before the store was asked, and one after (its answer is lost); no answer; a body that ends before
 its Content-Length; a body that is cut and says so nowhere but in Content-Range and ETag."""
+_OF_BODIES = ("cut", "short")
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 _CODE = {"500": "InternalError", "503": "SlowDown"}
 
@@ -49,6 +50,7 @@ class FaultyProxy:
     ) -> None:
         self.upstream, self.share, self.kinds, self.stall_s = upstream, share, kinds, stall_s
         self._rng = random.Random(seed)
+        self._order = self._rng.sample(KINDS, len(KINDS))
         self.done: Counter[str] = Counter()
         """Requests by what was done with them; ``passed`` went through."""
         self.fail_after: int | None = None
@@ -93,16 +95,27 @@ class FaultyProxy:
     async def _close(self) -> None:
         await self._session.close()
         await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
-    def _fate(self) -> str:
-        if self.fail_after is not None:
+    def _fate(self, method: str) -> str:
+        """Return what befalls a request; of the kinds that fit it the one that was longest not used."""
+        if self.fail_after is None:
+            wrong = self._rng.random() < self.share
+        else:
             self.fail_after -= 1
-            if self.fail_after < 0:
-                return self._rng.choice(self.kinds)
-        return self._rng.choice(self.kinds) if self._rng.random() < self.share else "passed"
+            wrong = self.fail_after < 0
+        fit = [kind for kind in self._order if kind in self.kinds and (method == "GET" or kind not in _OF_BODIES)]
+        if not wrong or not fit:
+            return "passed"
+        self._order.remove(fit[0])
+        self._order.append(fit[0])
+        return fit[0]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        fate = self._fate()
+        fate = self._fate(request.method)
         if fate in _CODE:
             self.done[fate] += 1
             text = f"<?xml version='1.0'?><Error><Code>{_CODE[fate]}</Code><Message>no</Message></Error>"
