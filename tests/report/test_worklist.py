@@ -330,7 +330,7 @@ def test_an_archive_that_cannot_be_reached_costs_the_ecgs_only(screened: Screene
     seen: list[int] = []
     done = listed(tmp_path / "out", screened, catalog, progress=seen.append)
     assert (done.patients, done.drawn, done.lost, len(seen)) == (6, 0, 6, 6)
-    text = Page(Path(done.html)).source
+    text = " ".join(Page(Path(done.html)).text)
     assert text.count("the archive could not be read (the archive's folder is gone or empty)") == 3
     assert text.count("the archive cannot be reached") == 3
 
