@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.contract import Reason
+from screening.archive.catalog import open_catalog
+from screening.archive.reader import ArchiveReader
+from screening.contract import CARRIED_COLUMNS, Reason
+from screening.recording import Recording
+from screening.run.stages import decode_shard
+from screening.signal.preprocess import Preprocessing
 from tests.wfdb_files import record
 
 SECRET = b"the secret of another folder"
@@ -315,3 +322,51 @@ def table_cases() -> list[tuple[str, str, Callable[[], bytes], str]]:
         ("csv_gzip_broken", "t.csv.gz", lambda: b"\x1f\x8b\x08" + b"x" * 100, "cannot be read"),
         ("csv_bare_carriage_return", "t.csv", lambda: b'a"b\rc,d\n\r"\n', "cannot be read|not known"),
     ]
+
+
+# --- What becomes of them ----------------------------------------------------------------------------------------------
+
+_watched: list[str] = []
+_opened: list[str] = []
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watched and event in ("open", "os.listdir", "os.scandir", "socket.connect", "socket.getaddrinfo"):
+        _opened.append(str(arguments[1] if event == "socket.connect" else arguments[0]))
+
+
+sys.addaudithook(_hook)  # one for all tests: none can be taken away again
+
+
+@contextmanager
+def nothing_read(*places: Path) -> Iterator[None]:
+    """Fail where something in ``places``, or on the network, is opened."""
+    _watched.append("on")
+    _opened.clear()
+    try:
+        yield
+    finally:
+        _watched.clear()
+    assert _opened, "the hook heard nothing"
+    wrong = [path for path in _opened if any(path.startswith(str(place)) for place in places) or "198.51" in path]
+    assert wrong == []
+
+
+def outcomes(catalog: Path) -> dict[str, Reason | None]:
+    """Read and decode what a catalog holds, as a run does; return the reason of each record by its id, None: read."""
+    opened = open_catalog(str(catalog))
+    reader = ArchiveReader(opened.root_url)
+    found: dict[str, Reason | None] = {}
+    for batch in opened.iter_batches([*CARRIED_COLUMNS, "version"], with_location=True, batch_size=64):
+        rows = batch.to_pylist()
+        read = [reader.read(row["location"], row["record_id"], version=row["version"]) for row in rows]
+        for one in read:
+            assert one.record_id not in found, "a record with two outcomes"
+            found[one.record_id] = None if isinstance(one, Recording) else one.reason
+            detail = "" if isinstance(one, Recording) else one.detail
+            assert detail.isprintable()
+            assert not any(word in detail for word in ("outside/", "passwd", SECRET.decode()))
+        assert decode_shard(
+            pa.Table.from_batches([batch.select(CARRIED_COLUMNS)]), read, Preprocessing()
+        ).num_rows == len(rows)
+    return found

@@ -155,6 +155,41 @@ def matlab_record(name: str = "r", *, offset: str = "+24") -> dict[str, bytes]:
     return {f"{name}.hea": header, f"{name}.mat": matlab(ecg())}
 
 
+def flac_record(
+    digital: np.ndarray | None = None,
+    *,
+    fmt: int = 516,
+    stored: int | None = None,
+    frames: int | None = None,
+    claim: int | None = None,
+) -> dict[str, bytes]:
+    """Return a record in two FLAC files, which hold eight channels at most.
+
+    Parameters
+    ----------
+    digital
+        Samples (12, n); the plain rhythm if left out.
+    fmt, stored
+        What the header says, and what the streams are if that is something else.
+    frames
+        What the header claims; 0 for nothing, and what there is if left out.
+    claim
+        Samples a channel that the streams claim (RFC 9639 section 8.2, 36 bits).
+    """
+    digital = ecg() if digital is None else digital
+    length = digital.shape[1] if frames is None else frames
+    lines = [f"r 12 500 {length}"]
+    for at, lead in enumerate(LEADS):
+        lines.append(signal_line("r.flac" if at < 6 else "s.flac", str(fmt), digital[at], lead, gain="1000/mV"))
+    files = {"r.hea": "\n".join([*lines, ""]).encode()}
+    for name, half in (("r.flac", digital[:6]), ("s.flac", digital[6:])):
+        stream = bytearray(encode(stored or fmt, half))
+        if claim is not None:
+            stream[18:26] = (int.from_bytes(stream[18:26]) >> 36 << 36 | claim).to_bytes(8)
+        files[name] = bytes(stream)
+    return files
+
+
 def segmented(name: str = "r", *, variable: bool = False) -> dict[str, bytes]:
     """Return a record of two segments; with ``variable``, with a layout, a gap, and V6 in the second segment only."""
     digital = ecg()

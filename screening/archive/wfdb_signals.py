@@ -161,6 +161,10 @@ def _flac_group(signals: list[Signal], data: bytes) -> _Group:
         raise Refused(Reason.UNDECODABLE, "the signal file is no FLAC stream")
     if claims.channels != len(signals) or any(signal.per_frame != signals[0].per_frame for signal in signals):
         raise Refused(Reason.BAD_HEADER, f"the FLAC file has {claims.channels} channels, the header {len(signals)}")
+    if claims.bits != BITS[signals[0].format]:
+        raise Refused(
+            Reason.BAD_HEADER, f"the FLAC file has {claims.bits} bits a sample, the header {BITS[signals[0].format]}"
+        )
     offset = signals[0].offset
     return _Group(signals, data, offset, max(claims.samples - offset, 0) * len(signals), False, None)
 

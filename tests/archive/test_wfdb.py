@@ -119,6 +119,12 @@ BEYOND_WFDB = {
     "units_micro_sign": "its pattern of units has no such letter",
     "zero_length": "it finds no samples there",
     "byte_order_mark": "it takes the mark for a part of the name",
+    "numbers_written_oddly": "its pattern of numbers has no sign",
+    "rate_with_a_point": "its pattern of numbers wants digits after the point",
+    "counter_infinite": "its pattern of numbers has no exponent there",
+    "format_written_oddly": "its table of formats knows no zeros before them",
+    "matlab_claims_the_world": "it believes what MATLAB's header says",
+    "matlab_claims_no_rows": "it believes what MATLAB's header says",
 }
 
 
