@@ -16,7 +16,7 @@ import pytest
 from screening.archive.catalog import build_catalog
 from screening.archive.identity import PseudonymKey
 from screening.contract import LEADS, NOTICE, OPERATORS, TERRITORIES, WAVES
-from screening.errors import UserError
+from screening.errors import ArchiveError, UserError
 from screening.run.current import forget, refresh
 from tests.report.screened import REJECTED, Screened, importance, screen, territories, waves
 
@@ -166,7 +166,7 @@ def test_an_archive_that_is_away_costs_the_amplitudes_only(
         "The amplitudes were not measured: the archive could not be read (the archive's folder is gone or empty)."
         in out
     )
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ArchiveError, match="^the archive's folder is gone or empty$"):
         explain(ids[EXPLAINED], *where, "--out", tmp_path / "ecg.png")
 
 
