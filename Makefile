@@ -19,11 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 	$(BIN)/screening demo
 
-# Ray wants the machine for itself; the others share it.
-WITH_RAY := tests/run tests/jobs tests/cli tests/train tests/study tests/privacy tests/faults
 test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(WITH_RAY))
-	$(BIN)/python -m pytest $(WITH_RAY)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" --ignore=tests/faults
+	$(BIN)/python -m pytest -m "not long" tests/faults
 
 lint: $(READY)   ## ruff, format, mypy
 	$(BIN)/ruff check .
@@ -42,7 +40,8 @@ study: $(READY)  ## the tables of the model card and the model that ships, from 
 	$(BIN)/screening train --catalog study/catalog --config jobs/ptbxl.yaml --comparisons study/tables.md --out study/trained
 	$(BIN)/screening audit-explanations --catalog study/catalog --model study/trained --retrain all --out study/audit --bundle study/bundle
 
-faults: $(READY) ## kill runs, workers and nodes at random moments; compare every byte (half an hour)
+faults: $(READY) ## kill runs, workers and nodes at random moments; compare every byte; all long tests (an hour)
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.faults --faults 60
 
 fuzz: $(READY)   ## a million broken inputs into everything that reads foreign bytes (ten minutes)

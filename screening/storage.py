@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -196,6 +196,16 @@ class Folder:
         """Return the folder ``name`` inside this one."""
         return Folder(f"{self.url.rstrip('/')}/{name}", self.storage_options)
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say which folder it is whose disk is full or closed to us."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _LASTING:
+                raise StorageError(f"{self.url} cannot be written to ({os.strerror(error.errno)})") from error
+            raise
+
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask again where that helps: of object stores; a local disk's fault would only come later."""
         return question() if self.is_local else again(question)
@@ -237,18 +247,19 @@ class Folder:
                 again(lambda: fs.put_file(spool.name, path))
             return
         parent = os.path.dirname(path)
-        make_folders(parent, mode=_folder_mode(mode))
         temporary = f"{parent}/.{os.path.basename(path)}.{secrets.token_hex(6)}.tmp"
-        try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        with self._told():
+            make_folders(parent, mode=_folder_mode(mode))
+            try:
+                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+                raise
 
     def create(self, name: str, data: bytes, *, mode: int = 0o600) -> bool:
         """Create file ``name`` if nobody has; return False, changing nothing, if it exists already.
@@ -264,6 +275,10 @@ class Folder:
             except FileExistsError:
                 return self.read(name) == data
             return True
+        with self._told():
+            return self._create_here(path, data, mode)
+
+    def _create_here(self, path: str, data: bytes, mode: int) -> bool:
         make_folders(os.path.dirname(path), mode=_folder_mode(mode))
         temporary = f"{path}.{secrets.token_hex(6)}.tmp"
         try:
@@ -309,8 +324,36 @@ class Folder:
 
     def open(self, name: str) -> BinaryIO:
         """Open file ``name`` for reading, seekable."""
-        return self._ask(lambda: self._opened[0].open(self.path(name), "rb"))
+        fs, path = self._opened[0], self.path(name)
+        file = fs.open(path, "rb") if self.is_local else AskedFile(again(lambda: fs.open(path, "rb")))
+        return cast(BinaryIO, file)
 
 
 def _folder_mode(mode: int) -> int:
     return 0o755 if mode & 0o044 else 0o700
+
+
+class AskedFile:
+    """A remote file, open for reading, whose reads are asked for again where storage fails."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, length: int = -1) -> bytes:
+        """Return up to ``length`` bytes from where the file stands; StorageError where storage does not give them."""
+        at = self._file.tell()
+
+        def ask() -> bytes:
+            self._file.seek(at)
+            return bytes(self._file.read(length))
+
+        return again(ask)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> AskedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

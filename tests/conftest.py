@@ -60,9 +60,16 @@ def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares dear fixtures: the tests of a file, and all that search what one chain of commands left."""
+    for item in items:
+        together = item.path.parent if item.path.parent.name == "privacy" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(PROJECT))))
+
+
 # --- REQUIRE_DATA=1: a skipped test is a failed run, unless it is named here --------------------------------------------
 
-ALLOWED_SKIPS = {"no GPU on this machine", "no browser on this machine"}
+ALLOWED_SKIPS = {"no GPU on this machine", "no browser on this machine", "no namespaces on this machine"}
 """Reasons for which a test may be skipped even where the data are required."""
 
 _skipped: list[tuple[str, str]] = []

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from screening.contract import NOTICE, RESULT_SCHEMA_VERSION
-from screening.errors import UserError
+from screening.errors import StorageError, UserError
 from screening.run.duck import MEMORY_MB
 from screening.run.plan import load_plan
 from screening.run.rows import iter_rows
@@ -111,8 +111,10 @@ def read_row(runs: Folder, place: Place) -> dict[str, Any]:
     """Return a row of results as column -> value; UserError if it cannot be read."""
     name = f"{place.run_id}/results/part-{place.shard:05d}.parquet"
     try:
-        with runs.open(name) as file:
-            return dict(pq.read_table(file, pre_buffer=False).slice(place.row, 1).to_pylist()[0])
+        table = pq.read_table(pa.BufferReader(runs.read(name)))
+        return dict(table.slice(place.row, 1).to_pylist()[0])
+    except StorageError:
+        raise
     except (OSError, pa.ArrowException, IndexError) as error:
         raise UserError(
             f"{name} in {runs.url} cannot be read ({type(error).__name__}); `screening verify` names what is damaged"
@@ -403,6 +405,8 @@ def _told(current: Current) -> Iterator[None]:
     """Say in one sentence that a file of the index cannot be read."""
     try:
         yield
+    except StorageError:
+        raise
     except (OSError, pa.ArrowException, duckdb.IOException, duckdb.InvalidInputException) as error:
         raise UserError(
             f"the index {current.folder.url} cannot be read ({type(error).__name__}); `screening report` makes its files "

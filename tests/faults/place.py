@@ -59,7 +59,7 @@ class Place:
             "--out",
             str(runs),
         ]
-        return [*command, "--shard-records", str(SHARD_RECORDS), *self.options, *more]
+        return [*command, "--shard-records", str(SHARD_RECORDS), "--reject-limit", "0.5", *self.options, *more]
 
     def screen(self, runs: Path, *more: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run that command to its end."""
@@ -86,7 +86,7 @@ def make_place(folder: Path, records: int, *options: str) -> Place:
         for table in (archive / "good").glob("*.csv"):
             table.unlink()
         (archive / "good" / "RECORDS").unlink()
-    cases = corpus.broken_cases()
+    cases = [case for case in corpus.broken_cases() if sum(name.endswith(".hea") for name in case.files) == 1]
     chosen = cases[:: len(cases) // BROKEN][:BROKEN]
     for at, case in enumerate(chosen):  # spread, so that they are among the good ones
         place = sorted((archive / "good").rglob("*.hea"))[at * good // BROKEN].parent / f"broken{at:02d}"

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM at any stage of a run: exit code 3, how to go on, nothing left behind, the same bytes after resuming.
 
-The long form, every signal at every stage, is ``python -m tests.faults.test_interrupt``.
+The long form is every signal at every stage.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_to_the_same_bytes(
 ) -> None:
     runs = tmp_path / "runs"
     place = replace(place, options=tuple(option for option in place.options if option != "--json"))
-    for stage, way in (("starting", press_ctrl_c), ("scoring", terminate_twice), ("publishing", terminate)):
+    for stage, way in (("scoring", press_ctrl_c), ("publishing", terminate)):
         interrupt(place, runs, stage, way, tmp_path / f"{stage}.log")
     done = place.screen(runs)
     assert done.returncode == 0, done.stderr
@@ -98,30 +98,16 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_to_the_same_bytes(
     assert (found.lost, found.duplicates, found.wrong) == (0, 0, ())
 
 
-def long_form() -> None:
-    """Interrupt at every stage in every way."""
-    import shutil
-    import tempfile
-
-    from tests.faults.conftest import small_place, undisturbed_runs
-
-    with tempfile.TemporaryDirectory(prefix="faults.") as temporary:
-        folder = Path(temporary)
-        place = small_place(folder / "place")
-        whole = undisturbed_runs(place, folder / "undisturbed")
-        for way in WAYS:
-            runs = folder / way.__name__
-            for stage in STAGES:
-                begun = time.monotonic()
-                interrupt(place, runs, stage, way, folder / "log")
-                print(f"{way.__name__} while {stage}: exit code 3, {time.monotonic() - begun:.0f} s", flush=True)
-            done = place.screen(runs)
-            assert done.returncode == 0, done.stderr
-            found = compare(place, runs, whole, sample=0)
-            assert (found.lost, found.duplicates, found.wrong) == (0, 0, ()), found
-            shutil.rmtree(runs)
-            print(f"{way.__name__}: resumed to the same bytes", flush=True)
-
-
-if __name__ == "__main__":
-    long_form()
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_signal_at_every_stage(
+    way: Callable[[Driver], None], place: Place, undisturbed: Path, tmp_path: Path
+) -> None:
+    place = replace(place, options=tuple(option for option in place.options if option != "--json"))
+    for stage in STAGES:
+        interrupt(place, tmp_path / "runs", stage, way, tmp_path / f"{stage}.log")
+    done = place.screen(tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    found = compare(place, tmp_path / "runs", undisturbed, sample=0)
+    assert (found.lost, found.duplicates, found.wrong) == (0, 0, ())

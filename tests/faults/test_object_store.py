@@ -138,6 +138,7 @@ def test_a_store_that_fails_now_and_then_costs_requests_and_nothing_else(store: 
     assert b"<svg" in store.fs.cat_file("screening/rough/report/report.html")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [40, 150])  # requests: while donors are read, and while records are
 def test_a_store_that_fails_for_good_ends_the_run_in_time_and_it_resumes(store: Store, after: int) -> None:
     catalog, runs = store.catalog("calm"), f"{ROOT}/calm/runs"

@@ -159,6 +159,7 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     assert "already exists" in again.stdout + again.stderr
 
 
+@pytest.mark.long
 def test_retrain_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.yaml"
     config.write_text(

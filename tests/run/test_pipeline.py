@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +18,7 @@ from screening.contract import EXPLANATION_COLUMNS, LEADS, OPERATORS, Reason
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.ledger import Lease, read_manifest
-from screening.run.pipeline import Progress, screen
+from screening.run.pipeline import screen
 from screening.run.read import iter_results
 from screening.run.verify import faults
 from screening.settings import RunSettings
@@ -125,39 +119,6 @@ def test_shard_size_workers_and_batch_do_not_change_a_row(
         np.testing.assert_allclose(found[column], expected[column], atol=TOLERANCE, rtol=0)
 
 
-def test_killed_half_way_and_started_again_gives_the_same_bytes(
-    undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "screening", "run", "--catalog", catalog, "--out", tmp_path / "runs"]
-    command += ["--model", bundle.path, "--attribution", "all", "--donors", "4", "--shard-records", "8", "--json"]
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(f"donor_set: 16\noperators: [{', '.join(OPERATORS)}]\n")
-    command += ["--config", settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SCREENING_STATE": str(tmp_path / "state")}
-
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("runs/*/results/part-*.parquet"))) < 2:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run = Folder(str(next(tmp_path.glob("runs/*/plan.json")).parent))
-    assert read_manifest(run) is None
-    assert any("the run is not published" in fault.what for fault in faults(run))
-
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["published"]
-    assert run.url.rsplit("/", 1)[1] == undisturbed.url.rsplit("/", 1)[1]
-    names = [file["name"] for file in (read_manifest(undisturbed) or {})["files"]]
-    assert run.names("results") == [name.removeprefix("results/") for name in names]
-    for name in names:
-        assert run.read(name) == undisturbed.read(name), name
-    assert list(faults(run)) == []
-
-
 def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tmp_path: Path, ptbxl: Path) -> None:
     archive = tmp_path / "archive"
     shutil.copytree(ptbxl / "records500", archive / "good")
@@ -182,32 +143,6 @@ def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tm
     reasons = Counter(row["reason"] for row in rows.values() if row["reason"])
     assert reasons == outcome.counts["reasons"]
     assert set(reasons) <= set(Reason)
-
-
-def test_storage_that_fails_leaves_shards_unfinished_and_says_why(
-    catalog: Path, bundle: Bundle, ptbxl: Path, tmp_path: Path
-) -> None:
-    moved = tmp_path / "archive"
-    shutil.copytree(ptbxl, moved)
-    build_catalog(str(moved), str(tmp_path / "catalog"), labels=load_rule("ptbxl-mi"), deidentified=True)
-    settings = RunSettings(attribution="none", shard_records=16, storage_attempts=2)
-    shutil.move(moved, tmp_path / "elsewhere")
-    left = screen(str(tmp_path / "catalog"), str(tmp_path / "runs"), model_path=str(bundle.path), settings=settings)
-    assert not left.published
-    assert len(left.unfinished) == 4
-    assert left.unfinished[0].endswith(": the archive's folder is gone or empty, 2 times")
-    shutil.move(tmp_path / "elsewhere", moved)
-    seen: list[Progress] = []
-    whole = screen(
-        str(tmp_path / "catalog"),
-        str(tmp_path / "runs"),
-        model_path=str(bundle.path),
-        settings=settings,
-        on_progress=seen.append,
-    )
-    assert whole.published
-    assert (whole.run_id, whole.records) == (left.run_id, 64)
-    assert [p.done for p in seen] == [16, 32, 48, 64]
 
 
 def test_a_second_runner_is_refused(undisturbed: Folder, catalog: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_repair_says_what_it_cannot_do(run: Folder, archive: Path, bundle: Bundl
         "results/part-00000.parquet: is gone",
     ]
     Path(run.path("manifest.json")).unlink()
+    assert any("the run is not published" in fault.what for fault in faults(run))
     with pytest.raises(UserError, match="is not published; `screening run` finishes it"):
         repair(run)
 

@@ -121,6 +121,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
+@pytest.mark.long
 def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, "-c", ON_RAY, tmp_path], cwd=PROJECT, start_new_session=True)
     try:
