@@ -60,6 +60,7 @@ def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares dear fixtures: the tests of a file, and all that search what one chain of commands left."""
     for item in items:

@@ -119,7 +119,7 @@ def _play(chain: Chain) -> None:
     rule.write_text(planted.RULE)
     settings.write_text(SETTINGS)
     key = chain.inputs / "pseudonym.key"
-    key.write_text("one under which the failing record is no donor")
+    key.write_text("the key of these tests, by which the failing record is no donor (0)")
     key.chmod(0o600)
     keyed = ("--key-file", key, "--labels", rule)
     catalog, runs = left / "catalog", left / "runs"
