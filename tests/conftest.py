@@ -62,7 +62,11 @@ def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares dear fixtures: the tests of a file, and all that search what one chain of commands left."""
+    """Keep together what shares dear fixtures: the tests of a file, and all that search what one chain of commands left.
+
+    What takes long begins first, so that no process waits at the end for one that has just begun it.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in ("privacy", "jobs", "faults", "run", "cli", "train"))
     for item in items:
         together = item.path.parent if item.path.parent.name == "privacy" else item.path
         item.add_marker(pytest.mark.xdist_group(str(together.relative_to(PROJECT))))

@@ -25,6 +25,7 @@ from screening.settings import RunSettings
 from screening.storage import Folder
 from tests import corpus
 from tests.bundles import make_bundle
+from tests.run.by_hand import run_by_hand
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 TOLERANCE = 2e-5
@@ -125,15 +126,11 @@ def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tm
     cases = corpus.broken_cases()
     corpus.write(cases, archive / "broken")
     build_catalog(str(archive), str(tmp_path / "catalog"), deidentified=True)
-    outcome = screen(
-        str(tmp_path / "catalog"),
-        str(tmp_path / "runs"),
-        model_path=str(bundle.path),
-        settings=RunSettings(attribution="none", shard_records=32),
-    )
-    assert outcome.published
-    rows = {row["record_id"]: row for table in iter_results(Folder(outcome.url)) for row in table.to_pylist()}
-    assert len(rows) == outcome.records == outcome.counts["scored"] + outcome.counts["rejected"]
+    settings = RunSettings(attribution="none", donor_set=4, shard_records=32)
+    run = run_by_hand(tmp_path / "catalog", tmp_path / "runs", bundle, settings)
+    counts = (read_manifest(run) or {})["counts"]
+    rows = {row["record_id"]: row for table in iter_results(run) for row in table.to_pylist()}
+    assert len(rows) == counts["planned"] == counts["scored"] + counts["rejected"]
     assert sum(name.startswith("good/") for name in rows) == 64
     for case in cases:
         row = rows[f"broken/{case.header.removesuffix('.hea')}"]
@@ -141,7 +138,7 @@ def test_every_kind_of_broken_record_is_a_row_with_its_reason(bundle: Bundle, tm
         assert "broken" not in row["detail"]
         assert row["detail"].strip()
     reasons = Counter(row["reason"] for row in rows.values() if row["reason"])
-    assert reasons == outcome.counts["reasons"]
+    assert reasons == counts["reasons"]
     assert set(reasons) <= set(Reason)
 
 
@@ -185,14 +182,10 @@ def test_more_workers_than_the_machine_has_are_refused(catalog: Path, bundle: Bu
 def test_the_variants_of_wfdb_screen_too(bundle: Bundle, shared_data: Path, tmp_path: Path) -> None:
     """CinC 2021 (MATLAB files) and the PTB diagnostic database (15 signals, 1000 Hz, 38 s), found by listing."""
     build_catalog(str(shared_data / "wfdb_variants"), str(tmp_path / "catalog"), deidentified=True)
-    outcome = screen(
-        str(tmp_path / "catalog"),
-        str(tmp_path / "runs"),
-        model_path=str(bundle.path),
-        settings=RunSettings(attribution="none"),
-    )
-    rows = {row["record_id"]: row for table in iter_results(Folder(outcome.url)) for row in table.to_pylist()}
-    assert (outcome.published, len(rows)) == (True, 28)
+    settings = RunSettings(attribution="none", donor_set=4)
+    run = run_by_hand(tmp_path / "catalog", tmp_path / "runs", bundle, settings)
+    rows = {row["record_id"]: row for table in iter_results(run) for row in table.to_pylist()}
+    assert len(rows) == 28
     rejected = {name: row["reason"] for name, row in rows.items() if row["status"] == "rejected"}
     # V2, V4 and V6 of these two are zeros throughout.
     assert rejected == {"cinc2021/JS20004": "flat_lead", "cinc2021/JS20008": "flat_lead"}
@@ -208,12 +201,11 @@ def test_a_corrected_table_or_a_moved_archive_is_another_run(bundle: Bundle, ptb
     def run_id(place: Path) -> str:
         build_catalog(str(place), str(tmp_path / "catalog" / place.name / str(len(ages))), deidentified=True)
         catalog = str(tmp_path / "catalog" / place.name / str(len(ages)))
-        settings = RunSettings(attribution="none", shard_records=64)
-        outcome = screen(catalog, str(tmp_path / "runs"), model_path=str(bundle.path), settings=settings)
-        assert outcome.published
-        (table,) = iter_results(Folder(outcome.url), columns=["age"])
+        settings = RunSettings(attribution="none", donor_set=4, shard_records=64)
+        run = run_by_hand(Path(catalog), tmp_path / "runs", bundle, settings)
+        (table,) = iter_results(run, columns=["age"])
         ages.append(table["age"][0].as_py())
-        return outcome.run_id
+        return run.url.rsplit("/", 1)[-1]
 
     first = run_id(archive)
     table = archive / "ptbxl_database.csv"
