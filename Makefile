@@ -22,7 +22,7 @@ demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 # These kill processes at moments that a busy machine would shift; the others share it.
 KILLING := tests/faults/test_faults.py tests/faults/test_interrupt.py
 test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not long" $(addprefix --ignore=,$(KILLING))
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(addprefix --ignore=,$(KILLING))
 	$(BIN)/python -m pytest -m "not long" $(KILLING)
 
 lint: $(READY)   ## ruff, format, mypy

@@ -60,16 +60,9 @@ def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares dear fixtures: the tests of a file, and all that search what one chain of commands left.
-
-    What takes long begins first, so that no process waits at the end for one that has just begun it.
-    """
+    """Begin with what takes long, so that no process waits at the end for one that has only begun it."""
     items.sort(key=lambda item: item.path.parent.name not in ("privacy", "jobs", "faults", "run", "cli", "train"))
-    for item in items:
-        together = item.path.parent if item.path.parent.name == "privacy" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(PROJECT))))
 
 
 # --- REQUIRE_DATA=1: a skipped test is a failed run, unless it is named here --------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from screening.errors import StorageError, UserError
-from screening.storage import Folder, again
+from screening.storage import Folder, again, private_folder
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -148,3 +148,15 @@ def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
         "public/tables": 0o755,
         "public/tables/report.csv": 0o644,
     }
+
+
+@pytest.mark.parametrize("what", ["a link", "open to others"])
+def test_a_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path, what: str) -> None:
+    place = tmp_path / f"screening-{os.getuid()}"
+    if what == "a link":
+        (tmp_path / "theirs").mkdir(0o700)
+        place.symlink_to(tmp_path / "theirs")
+    else:
+        place.mkdir(0o755)
+    with pytest.raises(UserError, match=r"must be a folder of yours that is closed to others \(chmod 700\); remove it"):
+        private_folder(str(tmp_path))

@@ -44,6 +44,7 @@ def may_mount() -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not may_mount(), reason="no namespaces on this machine")
 def test_a_closed_folder_and_a_full_disk_end_a_run_clearly_and_it_resumes(

@@ -24,6 +24,8 @@ from tests.privacy import planted
 from tests.train.conftest import mlflow_template, mlflow_uri  # noqa: F401
 
 HERE = Path(__file__).resolve().parent
+OUTSIDE = "203.0.113.7"
+"""An address of the block for documentation (RFC 5737)."""
 SETTINGS = """attribution: all
 operators: [lead, territory]
 donors: 2
