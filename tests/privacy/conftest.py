@@ -138,6 +138,9 @@ def _play(chain: Chain) -> None:
     run = ("run", "--catalog", catalog, "--out", runs, "--model", _bundle(left), "--config", settings)
     (chain.inputs / "fail").touch()
     chain.run("run-disturbed", *run, code=3)
+    (chain.inputs / "fail-altogether").touch()
+    chain.run("run-broken", *run, code=3)
+    (chain.inputs / "fail-altogether").unlink()
     (chain.inputs / "fail").unlink()
     outcome = json.loads(chain.run("run", *run, "--json", code=2))
     assert outcome["published"]

@@ -1,8 +1,8 @@
 """Python imports this by itself when its folder is on PYTHONPATH: it watches, and disturbs, every process of a command.
 
 Every try to reach another machine is written down and refused. While ``$WATCHED/fail`` exists, storage does not give the record
-whose name holds ``$WATCHED_RECORD``, and after that the worker that asked for it fails altogether, both with messages that
-quote the path, as libraries do.
+whose name holds ``$WATCHED_RECORD``; while ``$WATCHED/fail-altogether`` exists, the worker that asked for it then fails at the next
+file that it removes. Both have messages that quote the path, as libraries do.
 """
 
 import errno
@@ -41,7 +41,7 @@ def _watch(event: str, arguments: tuple) -> None:
         if os.path.exists(f"{_FOLDER}/fail"):
             _failed = arguments[0]
             raise OSError(errno.EIO, "Input/output error", arguments[0])
-    elif event == "ctypes.dlopen" and _failed and os.path.exists(f"{_FOLDER}/fail"):
+    elif event == "os.remove" and _failed and os.path.exists(f"{_FOLDER}/fail-altogether"):
         raise ValueError(f"cannot make sense of {_failed}")
 
 
