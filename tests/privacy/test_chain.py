@@ -51,7 +51,9 @@ def test_people_are_nowhere_in_the_logs_of_ray(chain: Chain) -> None:
 
 def test_the_chain_met_what_it_was_to_meet(chain: Chain) -> None:
     said = {path.name: path.read_text() for path in (chain.left / "said").iterdir()}
-    assert re.search(r"unfinished: shard \d: OSError \(Input/output error\) from storage, 4 times", said["run-disturbed.out"])
+    assert re.search(
+        r"unfinished: shard \d: OSError \(Input/output error\) from storage, 4 times", said["run-disturbed.out"]
+    )
     assert re.search(r"unfinished: Ray ended the run: ValueError at storage\.py:\d+ in ", said["run-broken.out"])
     assert "cannot be read" in said["catalog-broken.err"]
     assert "its first line holds numbers or dates, and not names of columns" in said["catalog-headless.err"]

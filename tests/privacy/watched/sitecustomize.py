@@ -1,8 +1,8 @@
 """Python imports this by itself when its folder is on PYTHONPATH: it watches, and disturbs, every process of a command.
 
-Every try to reach another machine is written down and refused. While ``$WATCHED/fail`` exists, storage does not give the record
-whose name holds ``$WATCHED_RECORD``; while ``$WATCHED/fail-altogether`` exists, the worker that asked for it then fails at the next
-file that it removes. Both have messages that quote the path, as libraries do.
+Every try to reach another machine is written down and refused. While ``$WATCHED/fail`` exists, storage does not give the
+record whose name holds ``$WATCHED_RECORD``; while ``$WATCHED/fail-altogether`` exists, the worker that asked for it then fails
+at the next file that it removes. Both have messages that quote the path, as libraries do.
 """
 
 import errno
