@@ -21,6 +21,7 @@ from screening.contract import INDEPENDENT_ROWS, LEADS, OPERATORS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from screening.model.folded import FoldedMSAIC
     from screening.model.msaic import MSAICNet
 
 Pair = tuple[int, int]
@@ -37,7 +38,7 @@ class Records:
     """Records where the network runs."""
 
     signals: Tensor  # float32 (r, 12, samples)
-    contributions: Tensor | None = None  # of each lead that is read, float32 (r, n, p, t); where leads stay apart
+    contributions: Tensor | None = None  # of each lead that is read, float32 (r, n, t, p); where leads stay apart
 
 
 class SwapScorer:
@@ -146,15 +147,15 @@ class _Changes:
     own: Tensor  # (q, 12, samples), the records' signals
     difference: Tensor  # (q, 12, samples), donor minus record
     masks: Tensor | None = None  # (q, 4, samples)
-    lent: Tensor | None = None  # (q, n, p, t), what the donors' leads contribute; computed when it is first needed
+    lent: Tensor | None = None  # (q, n, t, p), what the donors' leads contribute; computed when it is first needed
 
 
 class LeadSwapScorer(SwapScorer):
     """Exchanges what leads contribute, for an `MSAICNet` whose leads stay apart: what `SwapScorer` gives, many times faster."""
 
-    network: MSAICNet
+    network: MSAICNet | FoldedMSAIC
 
-    def __init__(self, network: MSAICNet, donors_mV: np.ndarray, *, device: str, batch_size: int) -> None:
+    def __init__(self, network: MSAICNet | FoldedMSAIC, donors_mV: np.ndarray, *, device: str, batch_size: int) -> None:
         import torch
 
         super().__init__(network, donors_mV, device=device, batch_size=batch_size)
@@ -170,7 +171,7 @@ class LeadSwapScorer(SwapScorer):
             return Records(signals, self._contributions(signals))
 
     def _contributions(self, signals: Tensor) -> Tensor:
-        """Return what each lead that is read contributes: (b, 12, samples) -> (b, n, p, t)."""
+        """Return what each lead that is read contributes: (b, 12, samples) -> (b, n, t, p)."""
         import torch
 
         traces = signals[:, INDEPENDENT_ROWS]
@@ -183,7 +184,7 @@ class LeadSwapScorer(SwapScorer):
 
         if changes.records.contributions is None:
             raise ValueError("the records were taken by another scorer")
-        own = changes.records.contributions[changes.of_record]  # (q, n, p, t)
+        own = changes.records.contributions[changes.of_record]  # (q, n, t, p)
         kinds = _kinds(operator)
         anew = self._read_anew(changes, [kind for kind in kinds if not kind.whole])
         read = iter(anew)
@@ -194,8 +195,8 @@ class LeadSwapScorer(SwapScorer):
             [[float(number in kind.exchanges) for kind in kinds] for number in range(len(exchanges(operator)))],
             device=self.device,
         )
-        change = which @ torch.stack(differences, dim=1).flatten(2)  # (g, k) @ (q, k, p * t)
-        sums = own.sum(dim=1).flatten(1)[:, None] + change  # (q, g, p * t)
+        change = which @ torch.stack(differences, dim=1).flatten(2)  # (g, k) @ (q, k, t * p)
+        sums = own.sum(dim=1).flatten(1)[:, None] + change  # (q, g, t * p)
         merged = sums.reshape(-1, *own.shape[2:])
         return self._in_batches(self.network.merged_logits, merged).reshape(len(own), -1)
 
@@ -208,7 +209,7 @@ class LeadSwapScorer(SwapScorer):
         return changes.lent
 
     def _read_anew(self, changes: _Changes, mixed: Sequence[_Kind]) -> Tensor:
-        """Return the contributions (mixed, q, p, t) of leads in which record and donor are mixed."""
+        """Return the contributions (mixed, q, t, p) of leads in which record and donor are mixed."""
         import torch
 
         if not mixed:
@@ -263,8 +264,9 @@ def _lawful(row: np.ndarray) -> tuple[float, ...]:
 
 def swap_scorer(network: nn.Module, donors_mV: np.ndarray, *, device: str, batch_size: int) -> SwapScorer:
     """Return the fastest scorer for a network; parameters as of `SwapScorer`."""
+    from screening.model.folded import FoldedMSAIC
     from screening.model.msaic import MSAICNet
 
-    if isinstance(network, MSAICNet) and network.config.leads_apart:
+    if isinstance(network, (MSAICNet, FoldedMSAIC)) and network.config.leads_apart:
         return LeadSwapScorer(network, donors_mV, device=device, batch_size=batch_size)
     return SwapScorer(network, donors_mV, device=device, batch_size=batch_size)

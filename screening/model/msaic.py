@@ -16,7 +16,7 @@ Shapes in the comments: b records, T samples, t = T / stem_stride, c channels, n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from torch.nn import functional
 
 from screening.contract import INDEPENDENT_ROWS
 from screening.model.classifier import Classifier, NetworkConfig
+
+if TYPE_CHECKING:
+    from screening.model.folded import FoldedMSAIC
 
 Pooling = Literal["mean", "mean_max"]
 
@@ -81,8 +84,11 @@ class EfficientChannelAttention(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the weight of each channel, between 0 and 1: (b, c, t) -> (b, c, 1)."""
-        squeezed = x.mean(dim=2).unsqueeze(1)  # (b, c, t) -> (b, 1, c)
-        return torch.sigmoid(self.across_channels(squeezed)).transpose(1, 2)  # (b, 1, c) -> (b, c, 1)
+        return self.of_means(x.mean(dim=2)).unsqueeze(2)
+
+    def of_means(self, means: Tensor) -> Tensor:
+        """Return the weight of each channel from its mean: (b, c) -> (b, c)."""
+        return torch.sigmoid(self.across_channels(means.unsqueeze(1))).squeeze(1)  # (b, c) -> (b, 1, c) -> (b, c)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rescale the channels: (b, c, t) -> (b, c, t)."""
@@ -160,17 +166,24 @@ class MSAICNet(Classifier):
 
         Returns
         -------
-        Tensor, float (m, p, t)
+        Tensor, float (m, t, p)
         """
         weight: Tensor = self.projection.get_parameter("0.weight")  # (p, n * c * branches, 1)
         of_lead = weight.reshape(len(weight), len(INDEPENDENT_ROWS), -1).transpose(0, 1)  # (n, p, c * branches)
         contributions: Tensor = of_lead[place] @ self._maps(traces_mV.unsqueeze(1))
-        return contributions
+        return contributions.transpose(1, 2)
 
     def merged_logits(self, contributions: Tensor) -> Tensor:
-        """Return the logits (b,) of summed contributions (b, p, t)."""
-        logits: Tensor = self.classifier(self._pooled(self.projection[1:](contributions))).squeeze(1)
+        """Return the logits (b,) of summed contributions (b, t, p)."""
+        merged = self.projection[1:](contributions.transpose(1, 2))
+        logits: Tensor = self.classifier(self._pooled(merged)).squeeze(1)
         return logits
+
+    def for_scoring(self) -> FoldedMSAIC:
+        """Return the same function of an ECG in the form that is computed fastest, with weights of its own."""
+        from screening.model.folded import FoldedMSAIC
+
+        return FoldedMSAIC(self)
 
     def _maps(self, x_mV: Tensor) -> Tensor:
         x = self.stem(x_mV / self.config.scale_mV)

@@ -54,7 +54,9 @@ class Explainer:
     ) -> None:
         self.donors, self.operators, self.most, self.target_se = donors, operators, most, target_se
         self.rate_hz = bundle.preprocessing.rate_hz
-        self.scorer = swap_scorer(bundle.network(device), donors.signals_mV, device=device, batch_size=batch_size)
+        self.scorer = swap_scorer(
+            bundle.network(device).for_scoring(), donors.signals_mV, device=device, batch_size=batch_size
+        )
         self.lenders = [Lender(signal, delineate(signal, self.rate_hz), self.rate_hz) for signal in donors.signals_mV]
         self.usable = np.array([len(lender.beats) >= FEWEST_BEATS for lender in self.lenders])
 

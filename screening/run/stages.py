@@ -247,7 +247,7 @@ def batched_logits(
     """Return a function from a stream of (12, samples) arrays to their logits, run in padded batches of one shape."""
     import torch
 
-    network = bundle.network(device)
+    network = bundle.network(device).for_scoring()
 
     def logits(signals: Iterable[np.ndarray]) -> Iterator[float]:
         batch = torch.zeros((batch_size, N_LEADS, bundle.preprocessing.samples), dtype=torch.float32)

@@ -171,7 +171,7 @@ def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
             f"a worker differs from the plan of run {plan.run_id} in {different}; start a new run, or use like machines"
         )
     bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
-    check_golden(bundle, bundle.network(device), device)
+    check_golden(bundle, bundle.network(device).for_scoring(), device)
     explainer = None
     erased = anywhere and plan.donor_set is not None and is_forgotten(runs, plan.donor_set)
     if plan.donor_set and plan.settings["attribution"] != "none" and not erased:

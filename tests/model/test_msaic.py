@@ -120,9 +120,8 @@ def test_leads_that_stay_apart_add_up_at_the_projection() -> None:
     traces = x[:, [LEADS.index(lead) for lead in INDEPENDENT_LEADS]]
     places = torch.arange(8).repeat(3)
     with torch.inference_mode():
-        contributions = net.lead_contributions(traces.flatten(0, 1), places).reshape(
-            3, 8, SMALL.projection_channels, -1
-        )
+        contributions = net.lead_contributions(traces.flatten(0, 1), places)
+        contributions = contributions.reshape(3, 8, -1, SMALL.projection_channels)
         torch.testing.assert_close(net.merged_logits(contributions.sum(dim=1)), net(x), atol=1e-5, rtol=1e-5)
 
 
