@@ -59,6 +59,7 @@ def endure(
     """Let faults of these kinds, in this order, befall runs of ``place`` until all have; nodes in rounds of their own."""
     tally = Tally()
     waiting = list(kinds)
+    idle = 0
     while waiting and not tally.wrong:
         # Rounds on three nodes, where decoders are processes of their own, and rounds on a Ray of the run's own.
         on_nodes = waiting[0] == "node"
@@ -83,7 +84,8 @@ def endure(
             tally.lost[kind] = tally.lost.get(kind, 0) + finding.lost
             tally.duplicates[kind] = tally.duplicates.get(kind, 0) + finding.duplicates
         tally.wrong += [f"round {tally.rounds - 1} ({', '.join(chosen)}): {what}" for what in finding.wrong]
-        if not one.befallen:
+        idle = 0 if one.befallen else idle + 1
+        if idle > 2:  # a run may be over before its moment comes, but not again and again
             tally.wrong.append(f"round {tally.rounds - 1}: {', '.join(chosen)} found nothing to befall")
         if finding.lost or finding.duplicates:
             tally.wrong.append(f"round {tally.rounds - 1}: {finding.lost} lost, {finding.duplicates} twice")
