@@ -11,8 +11,9 @@ that a refusal is rare and right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,11 @@ def assess(signals_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:
         ``einthoven_share``, which verdicts need and rows do not.
     """
     records, _, n = signals_mV.shape
-    rows = [_measure(signal, rate_hz) for signal in signals_mV]
-    found = {name: np.array([row[name] for row in rows], np.float32) for name in _MEASURES}
+    measured = measure(signals_mV, rate_hz)
+    found = {name: measured[name].astype(np.float32) for name in _MEASURES}
     found["duration_s"] = np.full(records, n / rate_hz, np.float32)
     found["source_rate_hz"] = np.full(records, rate_hz, np.float32)
-    found["quality_flags"] = np.array([",".join(_flags(row)) for row in rows], object)
+    found["quality_flags"] = _flags(measured)
     return found
 
 
@@ -96,9 +97,6 @@ _MEASURES = (
     "baseline_mV",
     "noise_mV",
 )
-
-
-_UNKNOWN = dict.fromkeys((*_MEASURES, "lead_I_likeness", "chest_likeness"), float("nan"))
 
 
 def verdicts(quality: Mapping[str, Any]) -> list[tuple[Reason, str] | None]:
@@ -144,7 +142,8 @@ def _verdict(q: Mapping[str, float]) -> tuple[Reason, str] | None:
     return None
 
 
-def _flags(q: Mapping[str, Any]) -> list[str]:
+def _flags(q: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the flags of each record, separated by commas, (records,)."""
     limit = QUALITY_LIMITS
     raised = {
         "missing": q["missing_fraction"] > 0,
@@ -158,74 +157,100 @@ def _flags(q: Mapping[str, Any]) -> list[str]:
         "suspected_limb_reversal": q["lead_I_likeness"] < limit.flag_reversal,
         "identical_chest_leads": q["chest_likeness"] > limit.flag_identical,
     }
-    return [name for name in FLAGS if raised[name]]
+    columns = [raised[name].tolist() for name in FLAGS]
+    joined = [",".join(name for name, up in zip(FLAGS, row, strict=True) if up) for row in zip(*columns, strict=True)]
+    return np.array(joined, object)
 
 
-def _measure(recorded: np.ndarray, rate_hz: float) -> dict[str, float]:
-    """Measure one recording, (12, samples) in mV."""
-    n = min(recorded.shape[1], round(JUDGED_S * rate_hz))
+def measure(recorded_mV: np.ndarray, rate_hz: float) -> dict[str, np.ndarray]:
+    """Measure recordings as `assess` does, with what only flags rest on: ``lead_I_likeness`` and ``chest_likeness``.
+
+    Returns
+    -------
+    dict
+        Measure -> float64 (records,), NaN where a recording has too little that could be measured.
+    """
+    records = len(recorded_mV)
+    found = {name: np.full(records, np.nan) for name in (*_MEASURES, "lead_I_likeness", "chest_likeness")}
+    n = min(recorded_mV.shape[2], round(JUDGED_S * rate_hz))
     n = fft.prev_fast_len(n, real=True) if n > 1 else n
-    start = (recorded.shape[1] - n) // 2
-    signal = recorded[:, start : start + n]
+    start = (recorded_mV.shape[2] - n) // 2
+    signal = recorded_mV[:, :, start : start + n]
     finite = np.isfinite(signal)
-    missing = 0.0 if finite.all() else float(1 - finite.mean(axis=1).min())
-    if n < 2 or missing > QUALITY_LIMITS.max_missing_fraction:
-        return _UNKNOWN | {"missing_fraction": missing if n > 1 else 1.0}
-    signal = fill_gaps(signal)
-    lowest, highest = signal.min(axis=1, keepdims=True), signal.max(axis=1, keepdims=True)
-    largest = max(abs(float(lowest.min())), abs(float(highest.max())))
-    if largest > ABSURD_MV:
-        return _UNKNOWN | {"missing_fraction": missing, "amplitude_mV": largest}
+    gaps = not finite.all()
+    missing = 1 - finite.mean(axis=2).min(axis=1) if gaps and n > 1 else np.full(records, 0.0 if n > 1 else 1.0)
+    found["missing_fraction"][:] = missing
+    of = np.flatnonzero(missing <= QUALITY_LIMITS.max_missing_fraction)
+    if n < 2 or not of.size:
+        return found
+    if gaps:
+        signal = np.stack([fill_gaps(signal[i]) for i in of])
+    lowest, highest = signal.min(axis=2, keepdims=True), signal.max(axis=2, keepdims=True)
+    largest = np.maximum(-lowest.min(axis=(1, 2)), highest.max(axis=(1, 2)))
+    if (largest > ABSURD_MV).any():
+        found["amplitude_mV"][of] = largest
+        sane = largest <= ABSURD_MV
+        of, signal, lowest, highest = of[sane], signal[sane], lowest[sane], highest[sane]
+        if not of.size:
+            return found
+    for name, values in _measure_whole(signal, lowest, highest, rate_hz).items():
+        found[name][of] = values
+    return found
 
+
+def _measure_whole(
+    signal: np.ndarray, lowest: np.ndarray, highest: np.ndarray, rate_hz: float
+) -> dict[str, np.ndarray]:
+    """Measure recordings without gaps, (records, 12, samples) in mV, whose extremes are (records, 12, 1)."""
+    records, leads, n = signal.shape
     spectrum = _Spectrum(signal, rate_hz)
     ecg = spectrum.band(*ECG_BAND_HZ, rate_hz=100.0)
-    parts = max(
-        1, min(5, int(n / rate_hz))
-    )  # fifths, of a second or more; their median, so that one artefact does not count
-    windows = ecg[:, : ecg.shape[1] // parts * parts].reshape(len(ecg), parts, -1)
-    amplitude = np.median(np.ptp(windows, axis=2), axis=1)
-    limb = {lead: ecg[LEADS.index(lead)] for lead in LEADS[:6]}
-    residual = [
-        float(np.std(limb[lead] - of_i * limb["I"] - of_ii * limb["II"]))
+    # Fifths, of a second or more; their median, so that one artefact does not count.
+    parts = max(1, min(5, int(n / rate_hz)))
+    windows = ecg[..., : ecg.shape[2] // parts * parts].reshape(records, leads, parts, -1)
+    amplitude = np.median(np.ptp(windows, axis=3), axis=2)
+    limb = {lead: ecg[:, LEADS.index(lead)] for lead in LEADS[:6]}
+    residuals = [
+        np.std(limb[lead] - of_i * limb["I"] - of_ii * limb["II"], axis=1)
         for lead, (of_i, of_ii) in DERIVED_LEADS.items()
     ]
-    limb_size = float(np.sqrt(np.mean(np.square(ecg[:6]))))
+    residual = np.max(residuals, axis=0)
+    limb_size = np.sqrt(np.square(ecg[:, :6]).mean(axis=(1, 2)))
     qrs, below = spectrum.products(*QRS_BAND_HZ), spectrum.products(T_LOW_HZ, QRS_BAND_HZ[0])
-    size = np.sqrt(np.diag(qrs)[6:])
-    chest = (qrs[6:, 6:] / np.maximum(np.outer(size, size), 1e-12))[np.triu_indices(6, 1)]
+    size = np.sqrt(np.diagonal(qrs, axis1=1, axis2=2)[:, 6:])
+    chest = qrs[:, 6:, 6:] / np.maximum(size[:, :, None] * size[:, None], 1e-12)
     flat = _flat(signal, rate_hz)
     return {
-        "missing_fraction": missing,
-        "flat_fraction": float(flat.max()),
+        "flat_fraction": flat.max(axis=1),
         "clipped_fraction": _clipped((signal == lowest) | (signal == highest), rate_hz, flat),
-        "amplitude_mV": float(amplitude.max()),
-        "lead_amplitude_mV": float(amplitude.min()),
-        "einthoven_mV": max(residual),
-        "einthoven_share": max(residual) / max(limb_size, 1e-9),
-        "mains_mV": float(np.sqrt(np.max([spectrum.peak_power(f) for f in MAINS_HZ], axis=0).max())),
-        "baseline_mV": float(np.sqrt(spectrum.power(0.5 / JUDGED_S, ECG_BAND_HZ[0]).max())),
-        "noise_mV": float(spectrum.noise().max()),
+        "amplitude_mV": amplitude.max(axis=1),
+        "lead_amplitude_mV": amplitude.min(axis=1),
+        "einthoven_mV": residual,
+        "einthoven_share": residual / np.maximum(limb_size, 1e-9),
+        "mains_mV": np.sqrt(np.max([spectrum.peak_power(f) for f in MAINS_HZ], axis=0).max(axis=1)),
+        "baseline_mV": np.sqrt(spectrum.power(0.5 / JUDGED_S, ECG_BAND_HZ[0]).max(axis=1)),
+        "noise_mV": spectrum.noise().max(axis=1),
         "lead_I_likeness": _lead_I_likeness(qrs + below),
-        "chest_likeness": float(chest.max()),
+        "chest_likeness": chest[:, *np.triu_indices(6, 1)].max(axis=1),
     }
 
 
 class _Spectrum:
-    """The transform of one recording, (12, bins), and what is read off it."""
+    """The transforms of recordings, (records, 12, bins), and what is read off them."""
 
     def __init__(self, signal: np.ndarray, rate_hz: float) -> None:
-        self._n = signal.shape[1]
+        self._n = signal.shape[2]
         self._step_hz = rate_hz / self._n
-        self._bins = fft.rfft(signal - signal.mean(axis=1, keepdims=True))
+        self._bins = _each(fft.rfft, signal - signal.mean(axis=2, keepdims=True))
 
     def _slice(self, low_hz: float, high_hz: float) -> slice:
-        top = self._bins.shape[1]
+        top = self._bins.shape[2]
         return slice(*(min(int(np.ceil(hz / self._step_hz)), top) for hz in (low_hz, high_hz)))
 
     def power(self, low_hz: float, high_hz: float) -> np.ndarray:
         """Mean square of each lead between two frequencies, mV^2."""
-        part = self._bins[:, self._slice(low_hz, high_hz)]
-        return 2 * (np.square(part.real) + np.square(part.imag)).sum(axis=1) / self._n**2
+        part = self._bins[..., self._slice(low_hz, high_hz)]
+        return 2 * (np.square(part.real) + np.square(part.imag)).sum(axis=2) / self._n**2
 
     def peak_power(self, hz: float) -> np.ndarray:
         """Mean square of each lead at one frequency above what its neighbourhood holds, mV^2.
@@ -233,76 +258,83 @@ class _Spectrum:
         Under a Hann window, or a step of the baseline, whose spectrum is wide, would look like mains.
         """
         kept = self._slice(hz - 3, hz + 3)
-        if kept.start < 1 or kept.stop + 1 > self._bins.shape[1]:
-            return np.zeros(len(self._bins), np.float32)
-        bins = self._bins[:, kept.start - 1 : kept.stop + 1]
-        bins = bins[:, 1:-1] / 2 - (bins[:, :-2] + bins[:, 2:]) / 4
+        if kept.start < 1 or kept.stop + 1 > self._bins.shape[2]:
+            return np.zeros(self._bins.shape[:2], np.float32)
+        bins = self._bins[..., kept.start - 1 : kept.stop + 1]
+        bins = bins[..., 1:-1] / 2 - (bins[..., :-2] + bins[..., 2:]) / 4
         power = 2 * (np.square(bins.real) + np.square(bins.imag)) / self._n**2 / HANN_POWER
         off_hz = np.abs(np.arange(kept.start, kept.stop) * self._step_hz - hz)
         near, around = off_hz <= 0.5, off_hz > 1
         if not (near.any() and around.any()):
-            return np.zeros(len(self._bins), np.float32)
-        return np.maximum(power[:, near].sum(axis=1) - power[:, around].mean(axis=1) * near.sum(), 0)
+            return np.zeros(self._bins.shape[:2], np.float32)
+        return np.maximum(power[..., near].sum(axis=2) - power[..., around].mean(axis=2) * near.sum(), 0)
 
     def band(self, low_hz: float, high_hz: float, *, rate_hz: float, without: tuple[float, ...] = ()) -> np.ndarray:
         """Return the leads limited to a band, at about ``rate_hz``."""
         kept = self._slice(low_hz, high_hz)
         n = fft.next_fast_len(max(2 * kept.stop, round(rate_hz * self._seconds)), real=True)
-        bins = self._bins[:, : kept.stop].copy()
-        bins[:, : kept.start] = 0
+        bins = np.zeros((*self._bins.shape[:2], n // 2 + 1), self._bins.dtype)
+        bins[..., kept] = self._bins[..., kept]
         for hz in without:
-            bins[:, self._slice(hz - 1, hz + 1)] = 0
-        return fft.irfft(bins, n) * (n / self._n)
+            bins[..., self._slice(hz - 1, hz + 1)] = 0
+        return _each(partial(fft.irfft, n=n), bins) * np.float32(n / self._n)
 
     def noise(self) -> np.ndarray:
         """Median over tenths of a second of the root mean square above 40 Hz without mains: QRS edges do not count."""
-        top_hz = min(NOISE_TOP_HZ, self._bins.shape[1] * self._step_hz)
+        top_hz = min(NOISE_TOP_HZ, self._bins.shape[2] * self._step_hz)
         if top_hz <= ECG_BAND_HZ[1] + 5:
-            return np.zeros(len(self._bins), np.float32)
+            return np.zeros(self._bins.shape[:2], np.float32)
         harmonics = tuple(f * k for f in MAINS_HZ for k in (1, 2))
         high = self.band(ECG_BAND_HZ[1], top_hz, rate_hz=2 * NOISE_TOP_HZ, without=harmonics)
         blocks = max(1, round(self._seconds / 0.1))
-        length = high.shape[1] // blocks
-        parts = high[:, : blocks * length].reshape(len(high), blocks, length)
-        return np.sqrt(np.median(np.square(parts).mean(axis=2), axis=1))
+        length = high.shape[2] // blocks
+        parts = high[..., : blocks * length].reshape(*high.shape[:2], blocks, length)
+        return np.sqrt(np.median(np.square(parts).mean(axis=3), axis=2))
 
     @property
     def _seconds(self) -> float:
         return 1 / self._step_hz
 
     def products(self, low_hz: float, high_hz: float) -> np.ndarray:
-        """Return the (12, 12) sums of products of the leads within a band."""
-        part = self._bins[:, self._slice(low_hz, high_hz)]
-        return np.asarray(part.real @ part.real.T + part.imag @ part.imag.T, np.float64)
+        """Return the sums of products of the leads within a band, (records, 12, 12)."""
+        part = np.ascontiguousarray(self._bins[..., self._slice(low_hz, high_hz)])
+        parts = part.view(part.real.dtype)  # real and imaginary parts one after the other
+        return _each(lambda leads: leads @ leads.T, parts).astype(np.float64)
 
 
-def _lead_I_likeness(products: np.ndarray) -> float:
+def _each(transform: Callable[[np.ndarray], np.ndarray], records: np.ndarray) -> np.ndarray:
+    """Transform record by record: how many travel together must not decide how a library computes one."""
+    return np.stack([transform(record) for record in records])
+
+
+def _lead_I_likeness(products: np.ndarray) -> np.ndarray:
     """Correlation of lead I with what aVF and the chest leads, which swapped arms leave as they are, let expect of it.
 
     The idea is of Kors and van Herpen (Am J Cardiol 2001; 88:396), the weights are least squares on PTB-XL folds 1-8.
     """
-    expected = products @ LEAD_I_WEIGHTS
-    size = np.sqrt(max(float(LEAD_I_WEIGHTS @ expected * products[0, 0]), 0.0))
-    return float(expected[0] / max(size, 1e-12))
+    expected = (products * LEAD_I_WEIGHTS).sum(axis=2)
+    size = np.sqrt(np.maximum((expected * LEAD_I_WEIGHTS).sum(axis=1) * products[:, 0, 0], 0))
+    return np.asarray(expected[:, 0] / np.maximum(size, 1e-12))
 
 
 def _flat(signal: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Return for each lead the share of blocks without any change."""
+    """Return for each lead the share of blocks without any change, (records, 12)."""
     length = max(2, int(FLAT_BLOCK_S * rate_hz))
-    whole = signal[:, : signal.shape[1] // length * length]
-    if not whole.shape[1]:
-        return np.zeros(len(signal))
-    starts = np.arange(0, whole.shape[1], length)
-    change = np.maximum.reduceat(whole, starts, axis=1) - np.minimum.reduceat(whole, starts, axis=1)
-    return np.asarray((change < FLAT_STEP_MV).mean(axis=1))
+    blocks = signal.shape[2] // length
+    if not blocks:
+        return np.zeros(signal.shape[:2])
+    parts = signal[..., : blocks * length].reshape(*signal.shape[:2], blocks, length)
+    return np.asarray((parts.max(axis=3) - parts.min(axis=3) < FLAT_STEP_MV).mean(axis=2))
 
 
-def _clipped(at_limit: np.ndarray, rate_hz: float, flat: np.ndarray) -> float:
-    """Return the largest share of time that a lead spends in plateaus at its own highest or lowest value."""
+def _clipped(at_limit: np.ndarray, rate_hz: float, flat: np.ndarray) -> np.ndarray:
+    """Return for each record the largest share of time that a lead spends in plateaus at its own highest or lowest value."""
     longest = max(3, round(PLATEAU_S * rate_hz))
-    worst = 0.0
-    for lead in np.flatnonzero((at_limit.sum(axis=1) >= longest) & (flat < QUALITY_LIMITS.max_flat_fraction)):
-        edges = np.flatnonzero(np.diff(at_limit[lead], prepend=False, append=False))
+    worst = np.zeros(len(at_limit))
+    often = np.count_nonzero(at_limit, axis=2) >= longest
+    for record, lead in np.argwhere(often & (flat < QUALITY_LIMITS.max_flat_fraction)):
+        edges = np.flatnonzero(np.diff(at_limit[record, lead], prepend=False, append=False))
         lengths = edges[1::2] - edges[::2]
-        worst = max(worst, float(lengths[lengths >= longest].sum()) / at_limit.shape[1])
+        share = float(lengths[lengths >= longest].sum()) / at_limit.shape[2]
+        worst[record] = max(worst[record], share)
     return worst

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from screening.archive.reader import ArchiveReader
 from screening.contract import QUALITY_LIMITS
 from screening.recording import Recording
-from screening.signal.quality import _MEASURES, QRS_BAND_HZ, T_LOW_HZ, _measure, _Spectrum, assess, verdicts
+from screening.signal.quality import _MEASURES, QRS_BAND_HZ, T_LOW_HZ, _Spectrum, assess, measure, verdicts
 
 PERCENTILES = (0, 0.1, 1, 50, 95, 99, 99.9, 100)
 NOTES = {"baseline_drift": "baseline_mV", "static_noise": "noise_mV", "burst_noise": "noise_mV"}
@@ -40,8 +40,8 @@ def main() -> None:
         recording = reader.read(row["filename_hr"] + ".hea", row["ecg_id"])
         assert isinstance(recording, Recording), recording
         found.append(assess(recording.signal_mV[None], recording.rate_hz))
-        likeness.append(_measure(recording.signal_mV, recording.rate_hz)["lead_I_likeness"])
-        products += _Spectrum(recording.signal_mV, recording.rate_hz).products(T_LOW_HZ, QRS_BAND_HZ[1])
+        likeness.append(float(measure(recording.signal_mV[None], recording.rate_hz)["lead_I_likeness"][0]))
+        products += _Spectrum(recording.signal_mV[None], recording.rate_hz).products(T_LOW_HZ, QRS_BAND_HZ[1])[0]
     print(f"{'':20s}" + "".join(f"{p:>10g}%" for p in PERCENTILES))
     for name in _MEASURES:
         values = np.array([float(q[name][0]) for q in found])
@@ -59,10 +59,10 @@ def main() -> None:
     for flag in flags:
         ids = [row["ecg_id"] for row, q in zip(rows, found, strict=True) if flag in q["quality_flags"][0].split(",")]
         print(f"  {flag}: {' '.join(ids[:12])}")
-    for note, measure in NOTES.items():
+    for note, name in NOTES.items():
         noted = np.array([bool(row[note].strip()) for row in rows])
-        auroc = roc_auc_score(noted, [float(q[measure][0]) for q in found])
-        print(f"{measure} against the note {note} ({noted.sum()} records): AUROC {auroc:.3f}")
+        auroc = roc_auc_score(noted, [float(q[name][0]) for q in found])
+        print(f"{name} against the note {note} ({noted.sum()} records): AUROC {auroc:.3f}")
 
 
 if __name__ == "__main__":
