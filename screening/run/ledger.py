@@ -101,6 +101,8 @@ def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: d
         ],
     }
     run.remove(BEGUN)
+    for folder in ("", "plan", "results"):
+        run.remove_unfinished(folder)  # of workers that were killed; whoever still writes there has lost the lease
     return write_manifest(run, manifest)
 
 

@@ -81,6 +81,19 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
     assert [file["rows"] for file in manifest["files"]] == [3, 2]
 
 
+def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path))
+    run.write("plan.json", b"{}")
+    run.write("plan/records-00000.parquet", b"")
+    done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
+    left = [".plan.json.0a.tmp", "plan/.records-00000.parquet.0b.tmp", "results/.part-00001.parquet.0c.tmp"]
+    for name in (*left, "results/notes.txt"):
+        (tmp_path / name).write_bytes(b"half")
+    ledger.publish(run, PLAN, done, facts={})
+    assert not any((tmp_path / name).exists() for name in left)
+    assert (tmp_path / "results" / "notes.txt").exists()
+
+
 def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run: it holds no plan\.json; name a folder RUNS/<run_id>"):
         load_plan(Folder(str(tmp_path)))
