@@ -145,21 +145,26 @@ def _resample(signal: np.ndarray, rate_hz: float, settings: Preprocessing) -> np
     """Low-pass and resample (leads, n) to float32 (leads, round(n * new / old))."""
     down, half, kernel = _kernel(rate_hz, settings.rate_hz, settings.high_hz, settings.window_s)
     n_leads, n = signal.shape
-    span, up = kernel.shape
+    parts, _, up = kernel.shape
     n_out = max(1, round(n * settings.rate_hz / rate_hz))
     blocks = -(-n_out // up)
-    padded = np.zeros((n_leads, max((blocks - 1) * down + span, n + 2 * half)), np.float32)
-    padded[:, half : half + n] = signal
-    padded[:, :half] = signal[:, half:0:-1]
-    padded[:, half + n : n + 2 * half] = signal[:, n - 1 - half : n - 1][:, ::-1]
-    views = np.lib.stride_tricks.sliding_window_view(padded, span, axis=1)[:, ::down][:, :blocks]
-    out = views.reshape(n_leads * blocks, span) @ kernel
+    padded = np.zeros((n_leads, max(blocks + parts - 1, -(-(n + 2 * half) // down)), down), np.float32)
+    flat = padded.reshape(n_leads, -1)
+    flat[:, half : half + n] = signal
+    flat[:, :half] = signal[:, half:0:-1]
+    flat[:, half + n : n + 2 * half] = signal[:, n - 1 - half : n - 1][:, ::-1]
+    # Each block of inputs meets every part of the weights in one product, so that no input is copied for the blocks it is in.
+    products = padded.reshape(-1, down) @ kernel.transpose(1, 0, 2).reshape(down, -1)
+    products = products.reshape(n_leads, -1, parts, up)
+    out = products[:, :blocks, 0].copy()
+    for part in range(1, parts):
+        out += products[:, part : part + blocks, part]
     return out.reshape(n_leads, blocks * up)[:, :n_out]
 
 
 @lru_cache(maxsize=16)
 def _kernel(rate_hz: float, new_rate_hz: float, high_hz: float, window_s: float) -> tuple[int, int, np.ndarray]:
-    """Return (inputs a block, half length, weights (inputs seen by a block, outputs a block)).
+    """Return (inputs a block, half length, weights (blocks that an output block sees, inputs a block, outputs a block)).
 
     A block is the shortest time after which input and output samples coincide again, some 20 outputs or more.
     """
@@ -176,10 +181,11 @@ def _kernel(rate_hz: float, new_rate_hz: float, high_hz: float, window_s: float)
     cutoff_hz = min(high_hz, rate_hz / 2 - TRANSITION_HZ / 2)
     length_s = (STOPBAND_DB - 7.95) / (2.285 * 2 * np.pi * TRANSITION_HZ)  # Kaiser's rule
     half = int(np.ceil(length_s / 2 * rate_hz))
-    time_s = (np.arange(down + 2 * half + 1)[:, None] - half - np.arange(up)[None] * float(ratio)) / rate_hz
+    parts = -(-(down + 2 * half + 1) // down)
+    time_s = (np.arange(parts * down)[:, None] - half - np.arange(up)[None] * float(ratio)) / rate_hz
     inside = np.clip(1 - (2 * time_s / length_s) ** 2, 0, None)
     taps = np.sinc(2 * cutoff_hz * time_s) * np.i0(0.1102 * (STOPBAND_DB - 8.7) * np.sqrt(inside)) * (inside > 0)
-    return down, half, np.ascontiguousarray(taps / taps.sum(axis=0), np.float32)
+    return down, half, (taps / taps.sum(axis=0)).astype(np.float32).reshape(parts, down, up)
 
 
 def _high_pass(signal: np.ndarray, settings: Preprocessing) -> np.ndarray:
