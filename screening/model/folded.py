@@ -10,7 +10,6 @@ Shapes in the comments are those of ``msaic.py``; n is 1 where leads are mixed b
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -48,9 +47,13 @@ class FoldedBlock(nn.Module):
         self.weight = _fixed(weight.unsqueeze(2).repeat(leads, 1, 1, 1), torch.channels_last)  # (n * c, c, 1, k)
         self.bias = _fixed(bias.repeat(leads))
         self.padding, self.dilation = int(block.conv.padding[0]), block.conv.dilation[0]
-        self.attention = (
-            copy.deepcopy(block.attention) if isinstance(block.attention, EfficientChannelAttention) else None
-        )
+        self.across_channels: nn.Parameter | None = None  # (c, c): a convolution so short is faster as a product
+        if isinstance(block.attention, EfficientChannelAttention):
+            with torch.no_grad():
+                of_each = block.attention.across_channels(
+                    torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[:, None]
+                )
+            self.across_channels = _fixed(of_each.squeeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c or n * c, 1, t) -> the same, both in ``channels_last``."""
@@ -58,10 +61,10 @@ class FoldedBlock(nn.Module):
         leads = width // self.weight.shape[1]
         padding, dilation = (0, self.padding), (1, self.dilation)
         y = functional.conv2d(x, self.weight[:width], self.bias[:width], 1, padding, dilation, groups=leads).relu_()
-        if self.attention is None:
+        if self.across_channels is None:
             return y
         means = y.mean(dim=(2, 3)).reshape(len(y) * leads, -1)  # (m, c)
-        return y.mul_(self.attention.of_means(means).reshape(len(y), width, 1, 1))
+        return y.mul_((means @ self.across_channels).sigmoid_().reshape(len(y), width, 1, 1))
 
 
 class FoldedMSAIC(Classifier):

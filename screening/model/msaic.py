@@ -84,11 +84,8 @@ class EfficientChannelAttention(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the weight of each channel, between 0 and 1: (b, c, t) -> (b, c, 1)."""
-        return self.of_means(x.mean(dim=2)).unsqueeze(2)
-
-    def of_means(self, means: Tensor) -> Tensor:
-        """Return the weight of each channel from its mean: (b, c) -> (b, c)."""
-        return torch.sigmoid(self.across_channels(means.unsqueeze(1))).squeeze(1)  # (b, c) -> (b, 1, c) -> (b, c)
+        squeezed = x.mean(dim=2).unsqueeze(1)  # (b, c, t) -> (b, 1, c)
+        return torch.sigmoid(self.across_channels(squeezed)).transpose(1, 2)  # (b, 1, c) -> (b, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rescale the channels: (b, c, t) -> (b, c, t)."""

@@ -66,8 +66,8 @@ def main() -> None:
     orders = [np.arange(k)] * n
     lenders = [Lender(signal, delineate(signal, RATE_HZ), RATE_HZ) for signal in lent]
     networks = {
-        "leads apart": MSAICConfig().build().eval(),
-        "leads mixed": MSAICConfig(leads_apart=False, channels=48, projection_channels=128).build().eval(),
+        "leads apart": MSAICConfig().build().for_scoring(),
+        "leads mixed": MSAICConfig(leads_apart=False, channels=48, projection_channels=128).build().for_scoring(),
     }
 
     def ours(network: nn.Module, operators: list[str], *, lay: bool = False) -> None:
