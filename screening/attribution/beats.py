@@ -13,7 +13,6 @@ from fractions import Fraction
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks, resample_poly
 
 from screening.contract import INDEPENDENT_LEADS, LEADS, WAVES
 
@@ -62,6 +61,8 @@ def finely(signal_mV: np.ndarray, rate_hz: float) -> np.ndarray:
     ratio = Fraction(FINE_HZ / rate_hz).limit_denominator(1000)
     if ratio == 1:
         return np.asarray(signal_mV, np.float32)
+    from scipy.signal import resample_poly  # here, as below: half a second that a driver can do without
+
     fine = resample_poly(signal_mV, ratio.numerator, ratio.denominator, axis=1, padtype="line")
     return np.asarray(fine, np.float32)
 
@@ -138,6 +139,8 @@ def _centres(speed: np.ndarray) -> np.ndarray:
     level = float(np.median(blocks[blocks >= 0.3 * np.quantile(blocks, 0.9)]))  # of seconds that hold a beat
     if not level > 1.0:  # mV/s; a QRS of 0.1 mV in one lead is above it
         return np.empty(0, np.int64)
+    from scipy.signal import find_peaks
+
     peaks, _ = find_peaks(envelope, height=0.25 * level, distance=round(_REFRACTORY_S * FINE_HZ))
     high = envelope[peaks] >= 0.45 * level
     # Of the lower ones those count that are not a T wave of the beat before: no high one within 0.4 s before them.

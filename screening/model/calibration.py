@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 from scipy.special import logit as log_odds
 
@@ -53,6 +52,8 @@ def fit_platt(logit: np.ndarray, target: np.ndarray) -> PlattCalibrator:
         Where one class is absent, a logit is not finite, or the logits part the classes without overlap or do not
         rise with the target: then no calibration can be learnt.
     """
+    from scipy.optimize import minimize  # here: a run never fits
+
     x, y = _checked(logit, target)
     # Fitted on standardised logits, where the problem is well scaled, and carried back.
     centre, spread = float(x.mean()), float(x.std())

@@ -20,7 +20,6 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
 
 TRANSITION_HZ = 10.0
 """Width of the low-pass' transition band, centred on ``high_hz``: 35-45 Hz, with mains beyond it."""
@@ -223,12 +222,16 @@ def _slow_part(n: int, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]
 
 def _run_both_ways(signal: np.ndarray, settings: Preprocessing) -> np.ndarray:
     pad = min(round(EDGE_S * settings.rate_hz), signal.shape[1] - 1)
+    from scipy.signal import sosfiltfilt  # here, as below: half a second that a driver can do without
+
     sections = _sections(settings.order, settings.low_hz, settings.rate_hz)
     return sosfiltfilt(sections, signal.astype(np.float64), padtype="even", padlen=pad)
 
 
 @lru_cache(maxsize=8)
 def _sections(order: int, low_hz: float, rate_hz: float) -> np.ndarray:
+    from scipy.signal import butter
+
     # Run both ways the gain is squared: the cut-off moves so that the product is -3 dB at low_hz.
     return butter(order, low_hz * (np.sqrt(2) - 1) ** (1 / (2 * order)), "highpass", fs=rate_hz, output="sos")
 
