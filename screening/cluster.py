@@ -68,11 +68,16 @@ def cluster(address: str | None) -> Iterator[None]:
                 ray.init(address=named, **quiet)
             else:
                 _start_here(quiet)
-    except Exception as error:  # Ray raises a bare one where its own processes end while they start
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        # Of a Ray that starts here a wrong setting is a ValueError; what waits in vain for a process that ended is not, and is
+        # sometimes a bare Exception.
         if not isinstance(error, (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError)):
             raise Interrupted(f"the processes of {_where(named)} ended while they started") from error
+        if not named and not isinstance(error, ValueError):
+            raise Interrupted(f"the processes of {_where(named)} did not start, or ended meanwhile: {said}") from error
         raise UserError(
-            f"cannot reach {_where(named)}: {(str(error).splitlines() or [type(error).__name__])[0]}; "
+            f"cannot reach {_where(named)}: {said}; "
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
         ) from error
     ray._private.worker._worker_logs_enabled = False  # it prints a worker's death on standard output, where JSON may go
