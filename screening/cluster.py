@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +24,8 @@ from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 from ray._private.node import Node
+from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+from ray.data._internal.execution.interfaces import ExecutionResources
 
 from screening.errors import Interrupted, UserError
 from screening.storage import forbid_pickled_columns, private_folder
@@ -81,7 +83,7 @@ def cluster(address: str | None) -> Iterator[None]:
             "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
         ) from error
     ray._private.worker._worker_logs_enabled = False  # it prints a worker's death on standard output, where JSON may go
-    with _watched(named) as lost:
+    with _watched(named) as lost, nullcontext() if named else _without_helpers_of_ray_data():
         try:
             yield
         except KeyboardInterrupt:
@@ -119,6 +121,41 @@ def _watched(named: str | None) -> AbstractContextManager[threading.Event]:
     return watched(
         lambda: not (is_listening(raylet) and answers(control)), looks=GONE_LOOKS_ELSEWHERE if named else GONE_LOOKS
     )
+
+
+class _Alone(ClusterAutoscaler):
+    """What Ray Data is told of a Ray that is this machine: it has what it has."""
+
+    def try_trigger_scaling(self) -> None:
+        """Do nothing."""
+
+    def on_executor_shutdown(self) -> None:
+        """Do nothing."""
+
+    def get_total_resources(self) -> ExecutionResources:
+        """Return all there is."""
+        return ExecutionResources.from_resource_dict(ray.cluster_resources())
+
+
+class _Nobody:
+    """Takes Ray Data's statistics, which have no reader here, in the place of an actor."""
+
+    def __getattr__(self, name: str) -> _Nobody:
+        return self
+
+    def remote(self, *_: object) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _without_helpers_of_ray_data() -> Iterator[None]:
+    """Keep Ray Data from starting actors for statistics and for more machines: seconds, for which the first shard waits."""
+    with (
+        patch("ray.data._internal.stats.get_or_create_stats_actor", _Nobody),
+        patch("ray.data.dataset._StatsManager.gen_dataset_id_from_stats_actor", lambda: secrets.token_hex(16)),
+        patch("ray.data._internal.execution.streaming_executor.create_cluster_autoscaler", lambda *_, **__: _Alone()),
+    ):
+        yield
 
 
 def _end(lost: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -143,16 +144,21 @@ class Round:
 
     def _stopped(self, driver: Driver, _patience_s: float) -> bool:
         """Stop the driver for longer than its lease holds, let another runner take over, and let it go on."""
-        leases = list(self.runs.glob("*/lease/epoch-*.json"))
-        if not leases or driver.code is not None:
+        if not self._leases() or driver.code is not None:
             return False
         driver.children()
         driver.process.send_signal(signal.SIGSTOP)
+        leases = self._leases()
+        newest = leases[-1]
+        held = (
+            not newest.with_suffix(".released").exists() and json.loads(newest.read_text())["pid"] == driver.process.pid
+        )
+        if not held:  # it has not got so far, or is about to end
+            driver.process.send_signal(signal.SIGCONT)
+            return False
         second = self._start()
         try:
-            self._until(
-                lambda: len(list(self.runs.glob("*/lease/epoch-*.json"))) > len(leases) or second.code is not None
-            )
+            self._until(lambda: len(self._leases()) > len(leases) or second.code is not None)
         finally:
             driver.process.send_signal(signal.SIGCONT)
         if second.code == 0 and "published before" in second.said():  # it was stopped while it tidied up
@@ -166,6 +172,9 @@ class Round:
             raise Violation(f"a runner that lost its lease ended with {driver.code}: {driver.said()[-1000:]}")
         self._last = time.monotonic()
         return True
+
+    def _leases(self) -> list[Path]:
+        return sorted(self.runs.glob("*/lease/epoch-*.json"))
 
     def _node(self, driver: Driver, _patience_s: float) -> bool:
         """Take a node from the cluster, without grace, and give it another."""
