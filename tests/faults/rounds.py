@@ -109,7 +109,7 @@ class Round:
             # A signal in the first instants, before Python has loaded the command, does what it does to any program.
             told = GO_ON in driver.said() if driver.code == 3 else driver.code == -signal.SIGKILL
             # Where the raylet ends while a driver registers with it, Ray's core leaves at once with 1, past all of Python.
-            by_ray = driver.code == 1 and last in ("raylet", "gcs") and driver.said().endswith("starting Ray ...\n")
+            by_ray = driver.code == 1 and self._ray_was_killed() and driver.said().endswith("starting Ray ...\n")
             if not (told or by_ray) and "starting Ray" in driver.said():
                 raise Violation(f"exit code {driver.code} after {last}: {driver.said()[-1000:]}")
             if self.befallen:
@@ -167,11 +167,15 @@ class Round:
             raise Violation(f"the second runner does not say whom it waits for: {second.said()[-1000:]}")
         with suppress(subprocess.TimeoutExpired):
             driver.wait(60)
-        # Where the fault before was Ray's own death, it may learn of that first.
-        if driver.code in (None, 0) or not any(what in driver.said() for what in ("was taken over by another", GO_ON)):
+        # Where the fault before was Ray's own death, it may learn of that first, and after so long from Ray's core, wordlessly.
+        told = any(what in driver.said() for what in ("was taken over by another", GO_ON))
+        if driver.code in (None, 0) or not (told or (driver.code == 1 and self._ray_was_killed())):
             raise Violation(f"a runner that lost its lease ended with {driver.code}: {driver.said()[-1000:]}")
         self._last = time.monotonic()
         return True
+
+    def _ray_was_killed(self) -> bool:
+        return bool(self.befallen) and self.befallen[-1].kind in ("raylet", "gcs")
 
     def _leases(self) -> list[Path]:
         return sorted(self.runs.glob("*/lease/epoch-*.json"))
