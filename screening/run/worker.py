@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,12 +32,7 @@ from screening.run.plan import Plan, begun_name, read_locations, read_shard, res
 from screening.run.sealed import results_bytes
 from screening.run.stages import Scorer, decode_shard, keep_freed_memory
 from screening.signal.preprocess import Preprocessing
-from screening.storage import ATTEMPTS, Folder, again, forbid_pickled_columns
-
-REMOTE_READS = 16
-"""Concurrent reads a task from an object store; a local disk is read in line."""
-
-T = TypeVar("T")
+from screening.storage import ATTEMPTS, REMOTE_READS, Folder, again, ahead, forbid_pickled_columns
 
 
 @dataclass(frozen=True)
@@ -90,23 +84,12 @@ def decode_rows(source: Source, planned: pa.Table, places: Sequence[str], *, iso
 
     with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(limits, isolated=isolated) as decoder:
         local = Folder(source.plan.archive_url, source.options).is_local
-        fetched = map(fetch, range(len(ids))) if local else _ahead(pool, fetch, len(ids))
+        fetched = map(fetch, range(len(ids))) if local else ahead(pool, fetch, range(len(ids)))
         outcomes = (
             found if isinstance(found, Rejected) else decoder.decode(record_id, *found)
             for record_id, found in zip(ids, fetched, strict=True)
         )
         return decode_shard(planned, outcomes, source.preprocessing)
-
-
-def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield ``read(0)``, ``read(1)``, ... in order, a bounded number of them under way or waiting at a time."""
-    waiting: deque[Future[T]] = deque()
-    for i in range(count):
-        waiting.append(pool.submit(read, i))
-        if len(waiting) == 2 * REMOTE_READS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 class ScoringActor:
