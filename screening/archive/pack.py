@@ -2,7 +2,7 @@
 
 ``part-<mark>.parquet``
     rows of `packed.PACK_SCHEMA`, in row groups of at most `GROUP_ROWS`; written once and never changed
-``index-<mark>.npz``
+``index-<hash>.npz``
     where the rows of each record are, by 64 bits of a hash; the place and the checksum of every row group and footer
 ``pack.json``
     written last: which index holds, of which archive, read by which reader
@@ -13,6 +13,7 @@ damaged, incomplete or superseded pack costs time and changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -91,7 +92,7 @@ def read_facts(folder: Folder) -> dict[str, Any] | None:
             return facts
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, AttributeError):
         pass
     raise UserError(f"the pack {folder.url} is damaged; remove it, and make it again with `screening pack`")
 
@@ -105,6 +106,15 @@ def require_archive(folder: Folder, facts: dict[str, Any], root_url: str, key_id
         )
 
 
+def require_pack(folder: Folder, *, root_url: str, key_id: str | None) -> dict[str, Any]:
+    """Return what a pack of this archive says of itself; UserError where it is none."""
+    facts = read_facts(folder)
+    if facts is None:
+        raise UserError(f"there is no pack at {folder.url}; make one with: screening pack --out {folder.url}")
+    require_archive(folder, facts, root_url, key_id)
+    return facts
+
+
 def open_pack(folder: Folder, *, root_url: str, key_id: str | None) -> PackRef:
     """Return a pack of this archive for `pack_of`.
 
@@ -113,10 +123,7 @@ def open_pack(folder: Folder, *, root_url: str, key_id: str | None) -> PackRef:
     UserError
         There is none, it is damaged, of another archive, or was made by another version of the reader.
     """
-    facts = read_facts(folder)
-    if facts is None:
-        raise UserError(f"there is no pack at {folder.url}; make one with: screening pack --out {folder.url}")
-    require_archive(folder, facts, root_url, key_id)
+    facts = require_pack(folder, root_url=root_url, key_id=key_id)
     if (facts["schema_version"], facts["reading"]) != (SCHEMA_VERSION, READING):
         raise UserError(
             f"the pack {folder.url} was made by another version of this program; renew it with `screening pack`, or run "
@@ -145,8 +152,16 @@ def index_bytes(parts: Sequence[Part], left: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def read_index(data: bytes) -> tuple[dict[str, np.ndarray], list[Part]]:
-    """Return the arrays of an index, and its parts; ValueError where it is damaged."""
+def index_name(data: bytes) -> str:
+    """Return what an index of these bytes is called."""
+    return f"index-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+
+
+def read_index(folder: Folder, name: str) -> tuple[dict[str, np.ndarray], list[Part]]:
+    """Return the arrays of an index, and its parts; OSError where it is gone, ValueError where it is damaged."""
+    data = folder.read(name)
+    if index_name(data) != name:
+        raise ValueError("the index is not as it was written")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             found = {name: stored[name] for name in ("names", "parts", "keys", "rows", "groups", "left")}
@@ -161,7 +176,7 @@ def read_index(data: bytes) -> tuple[dict[str, np.ndarray], list[Part]]:
         if any(not len(part.groups) or part.groups["rows"].sum() != len(part.keys) for part in parts):
             raise ValueError("its groups do not hold its rows")
         return found, parts
-    except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise ValueError(type(error).__name__) from error
 
 
@@ -176,7 +191,7 @@ def pack_of(ref: PackRef) -> Pack | None:
     key = (ref.folder.url, ref.index)
     if key not in _kept:
         try:
-            pack = Pack(ref.folder, ref.folder.read(ref.index))
+            pack = Pack(ref.folder, ref.index)
         except (OSError, ValueError):
             return None
         _kept.clear()
@@ -192,13 +207,13 @@ class Pack:
     folder
         Where its parts lie.
     index
-        Bytes of its index; ValueError where they are damaged.
+        Name of its index; OSError where it is gone, ValueError where it is damaged.
     """
 
-    def __init__(self, folder: Folder, index: bytes) -> None:
+    def __init__(self, folder: Folder, index: str) -> None:
         forbid_pickled_columns()
         self._folder = folder
-        arrays, parts = read_index(index)
+        arrays, parts = read_index(folder, index)
         self._keys, self._row = arrays["keys"], arrays["rows"]
         self._names = [part.name for part in parts]
         self._groups = arrays["groups"]

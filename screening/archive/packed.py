@@ -30,7 +30,10 @@ PACK_SCHEMA = pa.schema(
         ("rate_hz", pa.float64()),
         ("samples", pa.int32()),
         ("digital", pa.binary()),  # int16, little-endian, one lead after the other; `MISSING` where a sample is missing
-        ("gain", pa.list_(pa.float64(), N_LEADS)),  # steps a millivolt, by lead
+        (
+            "gain",
+            pa.list_(pa.float64(), N_LEADS),
+        ),  # steps a millivolt, by lead; Arrow reads no null among lists of one size
         ("baseline", pa.list_(pa.int32(), N_LEADS)),
         ("signal_mV", pa.binary()),  # float32, little-endian, where int16 would not give the very same millivolts
         ("reason", pa.string()),
@@ -45,6 +48,7 @@ Steps = tuple[np.ndarray, np.ndarray]
 """Steps a millivolt, float64 (12,), and the value at zero millivolts, int32 (12,), of each lead."""
 
 _SIGNALS = ("digital", "signal_mV", "gain", "baseline")
+_DEFAULTS: dict[str, Any] = {"gain": [0.0] * N_LEADS, "baseline": [0] * N_LEADS}
 
 
 def steps_of(header: bytes) -> Steps | None:
@@ -52,7 +56,7 @@ def steps_of(header: bytes) -> Steps | None:
     gain, baseline = np.zeros(N_LEADS), np.zeros(N_LEADS, np.int64)
     for signal in reversed(parse(header).leads):  # of a lead that is there twice, the first counts
         row, unit_mV = LEADS.index(str(signal.lead)), mV_per_unit(signal.units) if signal.units else 1.0
-        if not unit_mV or not abs(signal.baseline) < 2**31:
+        if not unit_mV or abs(signal.baseline) >= 2**31 or abs(signal.gain / unit_mV) > 1e30:
             return None
         gain[row], baseline[row] = signal.gain / unit_mV, signal.baseline
     return (gain, baseline.astype(np.int32)) if gain.all() else None
@@ -110,11 +114,8 @@ def millivolts(digital: np.ndarray, gain: np.ndarray, baseline: np.ndarray) -> n
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Return rows as they are written."""
-    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in _types()})
-
-
-def _types() -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in PACK_SCHEMA]
+    columns = {f.name: [row.get(f.name, _DEFAULTS.get(f.name)) for row in rows] for f in PACK_SCHEMA}
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in PACK_SCHEMA})
 
 
 class Rows:
@@ -130,7 +131,9 @@ class Rows:
         columns = {name: table[name].combine_chunks() for name in PACK_SCHEMA.names}
         self._facts = pa.table({name: columns[name] for name in columns if name not in _SIGNALS}).to_pylist()
         self._digital, self._signal_mV = columns["digital"], columns["signal_mV"]
-        self._gain, self._baseline = (_every(columns[name]) for name in ("gain", "baseline"))
+        self._gain, self._baseline = (
+            columns[name].flatten().to_numpy().reshape(-1, N_LEADS) for name in ("gain", "baseline")
+        )
 
     def is_of(self, row: int, record_id: str, version: str) -> bool:
         """Whether a row is this record's, in this version."""
@@ -152,10 +155,3 @@ class Rows:
         return Recording(
             facts["record_id"], signal_mV, facts["rate_hz"], *common, facts["unit_source"], tuple(facts["flags"])
         )
-
-
-def _every(column: pa.FixedSizeListArray) -> np.ndarray:
-    """Return the values (rows, 12) of every row, whatever they are where a row has none."""
-    width = column.type.list_size
-    values = column.values.slice(column.offset * width, len(column) * width)
-    return values.to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import IO, Any
@@ -36,7 +35,7 @@ _ELSEWHERE = (Reason.CHANGED, Reason.MISSING_FILE)
 
 @dataclass(frozen=True)
 class Job:
-    """One part to be written, from the archive or, where ``source`` is given, from a part."""
+    """One part to be written: from the archive, or from ``source``, of which it takes what is undamaged and to be kept."""
 
     pack: Folder
     name: str
@@ -67,6 +66,8 @@ def write_part(job: Job) -> Written:
     left: list[np.ndarray] = []
     if job.source is None:
         rows: Iterator[tuple[dict[str, Any], np.uint64]] = _read_rows(job, left)
+    elif job.keep is None and all(_undamaged(job.pack, job.source)):
+        return Written(None, _joined(left), 0)
     else:
         rows = _kept_rows(job.pack, job.source, job.keep)
     records = len(job.record_ids)
@@ -115,20 +116,29 @@ def _is_covered(job: Job, i: int, found: Fetched) -> bool:
     return all(is_covered(version, place, path) for path in (place, *(folder + name for name in found.files)))
 
 
+def _undamaged(folder: Folder, part: Part) -> Iterator[bool]:
+    """Yield for each group of a part, and for its footer, whether it is as it was written."""
+    try:
+        with folder.open(part.name) as stream:
+            for place in part.groups:
+                stream.seek(int(place["offset"]))
+                yield zlib.crc32(stream.read(int(place["length"]))) == place["crc32"]
+    except FileNotFoundError:
+        yield from [False] * len(part.groups)
+
+
 def _kept_rows(folder: Folder, part: Part, keep: np.ndarray | None) -> Iterator[tuple[dict[str, Any], np.uint64]]:
-    """Yield rows of a part; of a damaged group none, so that the next packing reads their records again."""
-    assert keep is not None
-    starts = np.concatenate([[0], np.cumsum(part.groups["rows"])]).astype(int)
-    with suppress(FileNotFoundError), folder.open(part.name) as stream:
-        file = None
-        for number, place in enumerate(part.groups[:-1]):
-            stream.seek(int(place["offset"]))
-            if zlib.crc32(stream.read(int(place["length"]))) != place["crc32"]:
-                continue
-            file = file or pq.ParquetFile(stream)
+    """Yield rows of a part, all or those to keep; damaged ones are left out, so that their records are packed again."""
+    whole = list(_undamaged(folder, part))
+    if not whole[-1]:
+        return
+    starts = np.concatenate([[0], np.cumsum(part.groups["rows"])]).tolist()
+    with folder.open(part.name) as stream:
+        file = pq.ParquetFile(stream)
+        for number in np.flatnonzero(whole[:-1]).tolist():
             rows = file.read_row_group(number, use_threads=False).to_pylist()
             for at, row in enumerate(rows, start=starts[number]):
-                if keep[at]:
+                if keep is None or keep[at]:
                     yield row, part.keys[at]
 
 

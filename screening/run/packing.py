@@ -26,6 +26,7 @@ from screening.archive.pack import (
     Part,
     archive_id,
     index_bytes,
+    index_name,
     keys_of,
     read_facts,
     read_index,
@@ -65,6 +66,7 @@ def pack_archive(
     storage_options: dict[str, Any] | None = None,
     limits: Limits | None = None,
     only_drop: bool = False,
+    check: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> PackSummary:
     """Make the pack of a catalog's archive, or renew it: new and changed records are read, what left the catalog is taken out.
@@ -77,6 +79,8 @@ def pack_archive(
         Processes; 0: this one.
     only_drop
         Read nothing from the archive.
+    check
+        Read the whole pack first, and pack again what is damaged.
     on_progress
         Called with the number of records that were read, now and then.
 
@@ -96,6 +100,9 @@ def pack_archive(
         job = Job(folder, "", catalog.root_url, storage_options or {}, limits=limits or Limits(30, 2048))
         with Workers(workers) as pool:
             try:
+                for written in pool.run(making.suspects() if check else ()):
+                    making.take(written)
+                making.compare()
                 for written in pool.run(_jobs(making, job, part_bytes, only_drop=only_drop)):
                     making.take(written)
                     on_progress(making.count["read"])
@@ -123,12 +130,21 @@ class _Making:
         self.count: Counter[str] = Counter()
         parts, left, self._index = _held(folder)
         self._parts = {part.name: part for part in parts}
+        self._named = set(self._parts)  # by the index that holds
         self._left: list[np.ndarray] = [left]
-        self._remove_strays()
         self._changed, self._committed = False, time.monotonic()
-        self._known = np.sort(np.concatenate([np.empty(0, np.uint64), left, *(part.keys for part in parts)]))
+        self._remove_strays()
+
+    def suspects(self) -> Iterator[Job]:
+        """Yield jobs that write parts anew, without their damaged rows, where there are any."""
+        for part in list(self._parts.values()):
+            yield Job(self._folder, _new_name(), source=part)
+
+    def compare(self) -> None:
+        """From here on, `unknown` tells what the pack does not hold."""
+        self._earlier = list(self._parts.values())
+        self._known = np.sort(np.concatenate([*self._left, *(part.keys for part in self._earlier)]))
         self._seen = np.zeros(len(self._known), bool)
-        self._before = dict(self._parts)
 
     def unknown(self, record_ids: Sequence[str], versions: Sequence[str]) -> np.ndarray:
         """Return which of these records of the catalog are to be packed, and note that the catalog names the others."""
@@ -146,7 +162,7 @@ class _Making:
         named = self._known[self._seen]
         left = np.concatenate(self._left)
         self._left = [left[np.isin(left, self._known[~self._seen], invert=True)]]
-        for part in self._before.values():
+        for part in self._earlier:
             keep = np.isin(part.keys, named)
             if not keep.all():
                 self.count["dropped"] += int((~keep).sum())
@@ -154,6 +170,8 @@ class _Making:
 
     def take(self, written: Written) -> None:
         """Add what was written; it is in the index after the next commit."""
+        if not written.records and written.replaces is None:
+            return
         self._changed = True
         self.count["read"] += written.records
         self._left.append(written.left)
@@ -173,9 +191,10 @@ class _Making:
             raise UserError(
                 f"{self._folder.url} was taken over by another packing; nothing is lost, and that one goes on"
             )
-        before, index = self._index, f"index-{secrets.token_hex(6)}.npz"
         parts = list(self._parts.values())
-        self._folder.write(index, index_bytes(parts, np.concatenate(self._left)))
+        data = index_bytes(parts, np.concatenate(self._left))
+        before, index = self._index, index_name(data)
+        self._folder.write(index, data)
         facts = {
             "notice": NOTICE,
             "schema_version": SCHEMA_VERSION,
@@ -188,10 +207,12 @@ class _Making:
         }
         self._folder.write(FACTS, (json.dumps(facts, indent=1) + "\n").encode())
         self._index, self._changed, self._committed = index, False, time.monotonic()
-        for name in (before, *(name for name in self._before if name not in self._parts)):
-            if name is not None:
-                self._folder.remove(name)
-        self._before = {name: part for name, part in self._before.items() if name in self._parts}
+        superseded = self._named - self._parts.keys()
+        if before is not None and before != index:
+            superseded.add(before)
+        for name in superseded:
+            self._folder.remove(name)
+        self._named = set(self._parts)
 
     def _remove_strays(self) -> None:
         """Remove what an interrupted packing left, and all of a pack that another version made."""
@@ -221,7 +242,7 @@ def _held(folder: Folder) -> tuple[list[Part], np.ndarray, str | None]:
     facts = read_facts(folder)
     if facts is not None and (facts["schema_version"], facts["reading"]) == (SCHEMA_VERSION, READING):
         with suppress(FileNotFoundError, ValueError):
-            arrays, parts = read_index(folder.read(str(facts["index"])))
+            arrays, parts = read_index(folder, str(facts["index"]))
             return parts, arrays["left"], str(facts["index"])
     return [], np.empty(0, np.uint64), None
 
