@@ -350,11 +350,14 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def read(self, size: int | None = -1) -> bytes:
+    def read_buffer(self, size: int) -> pa.Buffer:
+        """Return bytes without a copy, which is what Arrow asks for."""
         start = self._at - self._begin
         if start < 0:
             raise ValueError("these bytes are not here")
-        stop = len(self._data) if size is None or size < 0 else start + size
-        piece = bytes(self._data[start:stop])
+        piece = self._data[start : start + size]
         self._at += len(piece)
-        return piece
+        return pa.py_buffer(piece)
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self.read_buffer(len(self._data) if size is None or size < 0 else size).to_pybytes()

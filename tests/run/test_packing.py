@@ -23,8 +23,10 @@ from screening.archive.identity import PseudonymKey
 from screening.archive.pack import Pack, open_pack
 from screening.archive.reader import ArchiveReader
 from screening.cli import main
+from screening.contract import Reason
 from screening.errors import StorageError, UserError
 from screening.model.bundle import Bundle
+from screening.recording import Rejected
 from screening.run import packers, packing
 from screening.run.ledger import Lease
 from screening.run.packing import PackSummary, pack_archive
@@ -253,6 +255,20 @@ def test_records_that_are_rejected_for_good_are_not_read_again(archive: Path, mo
     monkeypatch.setattr(ArchiveReader, "fetch", noted)
     renewed(archive)
     assert asked == ["r8/r"]  # its file is absent, and may come
+
+
+def test_what_ran_out_of_time_is_left_to_the_archive(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are a run's, and not the record's."""
+    decode = packers.Decoder.decode
+
+    def slow(self: packers.Decoder, record_id: str, *fetched: Any) -> Any:
+        late = Rejected(record_id, Reason.TOO_LARGE, "decoding takes more than 30 s")
+        return late if record_id == "r4/r" else decode(self, record_id, *fetched)
+
+    monkeypatch.setattr(packers.Decoder, "decode", slow)
+    _, pack, summary = renewed(archive)
+    assert (summary.packed, summary.left) == (38, 2)
+    assert not held_ids(pack) & {"r4/r", "r8/r"}
 
 
 def test_an_interrupted_packing_goes_on(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
