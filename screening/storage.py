@@ -15,7 +15,9 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +39,22 @@ _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError)
 """What storage says of a file, and says again however often it is asked."""
 
+REMOTE_READS = 16
+"""Concurrent reads a task from an object store; a local disk is read in line."""
+
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+def ahead(pool: Executor, ask: Callable[[S], T], of: Iterable[S], *, most: int = 2 * REMOTE_READS) -> Iterator[T]:
+    """Yield ``ask`` of each of ``of`` in order, at most ``most`` of them under way or waiting at a time."""
+    waiting: deque[Future[T]] = deque()
+    for one in of:
+        waiting.append(pool.submit(ask, one))
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
@@ -220,9 +237,9 @@ class Folder:
             return False
         return True
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of file ``name``; FileNotFoundError if it is not there."""
-        return self._ask(lambda: bytes(self._opened[0].cat_file(self.path(name))))
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes of file ``name``, or those from ``start`` up to ``end``; FileNotFoundError if it is not there."""
+        return self._ask(lambda: bytes(self._opened[0].cat_file(self.path(name), start=start, end=end)))
 
     def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Write file ``name`` whole or not at all, replacing what stood there. ``mode`` holds on local disks."""

@@ -137,8 +137,17 @@ def is_changed(version: str, path: str, mark: str) -> bool:
     if version == ABSENT:
         return True
     suffix = posixpath.splitext(path)[1]
-    known = dict(entry.rpartition(":")[::2] for entry in version.split("/"))
-    return known.get(suffix, mark) not in (mark, "?") and mark != "?"
+    return _marks(version).get(suffix, mark) not in (mark, "?") and mark != "?"
+
+
+def is_covered(version: str, location: str, path: str) -> bool:
+    """Whether a record's version tells that the file at ``path`` is another than it was."""
+    stem, suffix = posixpath.splitext(path)
+    return stem == stem_of(location) and _marks(version).get(suffix, "?") != "?"
+
+
+def _marks(version: str) -> dict[str, str]:
+    return dict(entry.rpartition(":")[::2] for entry in version.split("/"))
 
 
 def token_of(info: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
     ValueError or ArrowException
         It is no Parquet, or one that claims what no table of records has; the message quotes nothing of it.
     """
-    _check_schema(stream)
+    check_schema(stream)
     metadata = pq.read_metadata(stream)
     leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
     if any(leaf.max_definition_level > MAX_LEVELS for leaf in leaves):
@@ -77,7 +77,7 @@ def _check_size(column: pa.Array) -> None:
             raise ValueError(f"some rows hold {size} bytes of text, the limit is {MAX_BATCH_BYTES}")
 
 
-def _check_schema(stream: IO[bytes]) -> None:
+def check_schema(stream: IO[bytes]) -> None:
     """Raise ValueError where the schema is larger than any table's; what is no Parquet at all, Arrow tells."""
     size = stream.seek(0, os.SEEK_END)
     if size < 12:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NOT_FROM_HERE = (
     "Not erased from here: the archive itself, reports and worklists that were written before (write them again), sheets for "
-    "readers, copies and backups, and models, which hold hashes of the ECGs that they learnt from."
+    "readers, packs that were not named, copies and backups, and models, which hold hashes of the ECGs that they learnt from."
 )
 
 
@@ -33,6 +33,7 @@ NOT_FROM_HERE = (
 @click.argument("patients", metavar="[PATIENT]...", nargs=-1)
 @click.option("--catalog", "catalog_url", required=True, help="Catalog of the archive.")
 @click.option("--runs", required=True, help="Folder of runs, as given to `screening run --out`.")
+@click.option("--packed", help="Pack of the archive, as given to `screening pack --out`.")
 @click.option(
     "--ids-file", type=click.File("r", encoding="utf-8-sig"), help="Patients, one a line; - for standard input."
 )
@@ -49,6 +50,7 @@ def command(
     patients: tuple[str, ...],
     catalog_url: str,
     runs: str,
+    packed: str | None,
     ids_file: Any,
     records: tuple[str, ...],
     pseudonyms: bool,
@@ -71,7 +73,9 @@ def command(
     """
     from screening.archive.catalog import open_catalog
     from screening.archive.forget import forget_in_catalog, held_by_catalog
+    from screening.archive.pack import require_pack
     from screening.run.forget import forget_in_runs, held_by_runs
+    from screening.run.packing import pack_archive
     from screening.storage import Folder
 
     if as_json and not yes:
@@ -86,6 +90,9 @@ def command(
         _require_pseudonyms(records, "record ids of this catalog")
     keys = stated if pseudonyms else _keys(catalog, stated, key_file)
     folder = Folder(runs, storage_options).absolute()
+    pack = Folder(packed, storage_options).absolute() if packed else None
+    if pack is not None:
+        require_pack(pack, root_url=catalog.root_url, key_id=catalog.key_id)
     in_catalog = held_by_catalog(catalog, record_ids=records, patient_keys=keys)
     # Records of a patient by their ids too: a run may have been made before the archive said whose they are.
     ids = sorted({*records, *(record_id for record_id, _ in in_catalog)})
@@ -121,11 +128,20 @@ def command(
     )
     # Last, so that an erasure that is started again still finds the records there.
     catalog_id = forget_in_catalog(catalog, record_ids=records, patient_keys=keys)
+    if pack is not None:
+        # A pack holds nothing that the catalog does not name, and nobody by name.
+        dropped = pack_archive(open_catalog(catalog_url, storage_options=storage_options), pack, only_drop=True).dropped
+        what |= {"packed": logged_url(str(packed)), "packed_rows": dropped}
+        facts["packed_rows"] = dropped
     record("patients.forgotten", what | {"catalog_id": catalog_id})
     if as_json:
         click.echo(json.dumps({**facts, "catalog_id": catalog_id, "not_from_here": NOT_FROM_HERE}, indent=1))
         return EXIT_DONE
     click.echo("Erased, and on record in the audit log.")
+    if pack is not None:
+        click.echo(
+            f"{facts['packed_rows']:,} rows of the pack, which now holds nothing that the catalog does not name."
+        )
     if held.donor_sets:
         click.echo("Donors were among them: the next run chooses others, and is a new run.")
     click.echo(NOT_FROM_HERE)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.option("--catalog", required=True, help="Catalog made by `screening catalog`.")
 @click.option("--out", "runs", required=True, help="Folder of runs, any fsspec URL; the run gets a folder in it.")
+@click.option("--packed", help="Pack of the archive, made by `screening pack`: faster, with the same results.")
 @click.option("--model", "model_ref", help="Bundle folder or models:/name@alias; default: the bundle that ships.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="YAML file of run settings.")
 @click.option(
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 def command(
     catalog: str,
     runs: str,
+    packed: str | None,
     model_ref: str | None,
     config: Path | None,
     address: str | None,
@@ -82,6 +84,7 @@ def command(
                 settings=settings,
                 address=address,
                 storage_options=storage_options,
+                packed=packed,
                 on_stage=progress.stage,
                 on_progress=progress.update,
             )
@@ -111,6 +114,12 @@ def describe(outcome: RunOutcome) -> str:
         f"{counts['flagged']:,} flagged, {counts['explained']:,} explained",
     ]
     lines += [f"  rejected {count:>8,}  {reason}" for reason, count in counts["reasons"].items()]
+    if outcome.packed or outcome.damaged:
+        lines.append(f"{outcome.packed:,} read from the pack")
+    if outcome.damaged:
+        lines.append(
+            f"{outcome.damaged:,} rows of the pack are damaged, and the archive was read; mend it with `screening pack --check`"
+        )
     if outcome.published:
         lines.append(f"Published: {outcome.url}  (files in manifest.json; `screening failures` explains rejects)")
     else:
@@ -128,6 +137,8 @@ def _as_json(outcome: RunOutcome) -> dict[str, Any]:
         "already": outcome.already,
         "counts": outcome.counts,
         "unfinished": list(outcome.unfinished),
+        "packed": outcome.packed,
+        "packed_damaged": outcome.damaged,
         "seconds": round(outcome.seconds, 3),
         "seconds_to_first_shard": round(outcome.seconds_to_first_shard, 3),
     }

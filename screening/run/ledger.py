@@ -175,7 +175,12 @@ class Holder:
 
 
 class Lease:
-    """Exclusive right to write a run, held while the block runs.
+    """Exclusive right to write a folder, of a run or a pack, held while the block runs.
+
+    Parameters
+    ----------
+    doing
+        What a holder does with the folder: it is being ``run`` by another.
 
     Raises
     ------
@@ -190,7 +195,9 @@ class Lease:
         expiry_s: float = EXPIRY_S,
         beat_s: float = BEAT_S,
         on_wait: Callable[[Holder], None] | None = None,
+        doing: str = "run",
     ) -> None:
+        self._doing = doing
         self._run, self._expiry_s, self._beat_s, self._on_wait = run, expiry_s, beat_s, on_wait
         self._me = Holder(socket.gethostname(), os.getpid(), os.urandom(8).hex(), _machine())
         self._stop = threading.Event()
@@ -244,7 +251,7 @@ class Lease:
             if self._beat_of(epoch) != before:
                 who = f"process {holder.pid} on {holder.host}" if holder else "another process"
                 raise UserError(
-                    f"{self._run.url} is being run by {who}; wait for it to end, or end it, and start again"
+                    f"{self._run.url} is being {self._doing} by {who}; wait for it to end, or end it, and start again"
                 )
             time.sleep(min(0.2, self._expiry_s / 5))
 

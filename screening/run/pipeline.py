@@ -22,6 +22,7 @@ from ray.data.block import BlockMetadata
 
 import screening
 from screening.archive.catalog import open_catalog
+from screening.archive.pack import open_pack
 from screening.archive.reader import ArchiveReader
 from screening.cluster import cluster
 from screening.contract import result_schema
@@ -32,10 +33,9 @@ from screening.run.current import open_current
 from screening.run.donors import donor_set_for, donor_sets_with, forget_donors
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
-from screening.run.plan import BEGUN, Plan, make_plan, plan_before_erasure, results_name, store_plan
+from screening.run.plan import BEGUN, make_plan, plan_before_erasure, results_name, store_plan
 from screening.run.worker import ScoringActor, Source, decode_block, results_file
 from screening.settings import SHARD_RECORDS, RunSettings
-from screening.signal.preprocess import Preprocessing
 from screening.signal.quality import quality_settings
 from screening.storage import Folder, again
 
@@ -69,6 +69,8 @@ class RunOutcome:
     published: bool
     already: bool = False  # it was published before and nothing was done
     unfinished: tuple[str, ...] = ()  # why shards were left, one sentence a shard
+    packed: int = 0  # records read from the pack, this time
+    damaged: int = 0  # records that the pack should have given, and the archive gave
     seconds: float = 0.0
     seconds_to_first_shard: float = 0.0
 
@@ -86,6 +88,7 @@ def screen(
     settings: RunSettings | None = None,
     address: str | None = None,
     storage_options: dict[str, Any] | None = None,
+    packed: str | None = None,
     on_stage: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunOutcome:
@@ -100,7 +103,9 @@ def screen(
     address
         A Ray cluster; None starts Ray on this machine, or joins the one a Ray job runs on.
     storage_options
-        For fsspec, for archive and runs alike.
+        For fsspec, for archive, runs and pack alike.
+    packed
+        A pack of the archive, which is read in place of it and changes no result.
     on_stage, on_progress
         Called with a sentence, and with counts after every shard.
 
@@ -116,6 +121,7 @@ def screen(
     catalog = open_catalog(catalog_path, storage_options=options)
     forgotten = _forgotten(runs)
     catalog = catalog.without(*forgotten)
+    pack = packed and open_pack(Folder(packed, options).absolute(), root_url=catalog.root_url, key_id=catalog.key_id)
     reader = ArchiveReader(catalog.root_url, options)
     started = datetime.now(UTC)
 
@@ -176,9 +182,8 @@ def screen(
                 _withdraw(runs, run if fresh else None)
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
             try:
-                return _finish(
-                    run, runs, plan, bundle.preprocessing, settings, options, lease, started, on_stage, on_progress
-                )
+                source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+                return _finish(source, runs, settings, lease, started, on_stage, on_progress)
             except KeyboardInterrupt:
                 run.remove(BEGUN)  # what was being decoded is not suspicious
                 raise
@@ -200,17 +205,15 @@ def _withdraw(runs: Folder, run: Folder | None) -> None:
 
 
 def _finish(
-    run: Folder,
+    source: Source,
     runs: Folder,
-    plan: Plan,
-    preprocessing: Preprocessing,
     settings: RunSettings,
-    options: dict[str, Any],
     lease: Lease,
     started: datetime,
     on_stage: Callable[[str], None],
     on_progress: Callable[[Progress], None],
 ) -> RunOutcome:
+    run, plan = source.run, source.plan
     done = finished_shards(run, plan)
     tally: Counter[str] = Counter()
     for summary in done.values():
@@ -226,7 +229,7 @@ def _finish(
     unfinished: list[str] = []
     if pending:
         on_stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
-        for result in _execute(run, runs, plan, preprocessing, settings, options, pending):
+        for result in _execute(source, runs, settings, pending, tally):
             if isinstance(result, str):
                 unfinished.append(result)
                 if len(unfinished) >= settings.unfinished_limit:
@@ -276,6 +279,8 @@ def _finish(
         counts(done.values()),
         published=published,
         unfinished=tuple(unfinished),
+        packed=tally["packed"],
+        damaged=tally["damaged"],
         seconds=seconds,
         seconds_to_first_shard=first,
     )
@@ -329,15 +334,13 @@ class _Shards(Datasource):
 
 
 def _execute(
-    run: Folder,
-    runs: Folder,
-    plan: Plan,
-    preprocessing: Preprocessing,
-    settings: RunSettings,
-    options: dict[str, Any],
-    pending: list[int],
+    source: Source, runs: Folder, settings: RunSettings, pending: list[int], tally: Counter[str]
 ) -> Iterator[ShardSummary | str]:
-    """Yield a summary for each shard as it is finished, or a sentence for one that storage errors left unfinished."""
+    """Yield a summary for each shard as it is finished, or a sentence for one that storage errors left unfinished.
+
+    ``tally`` counts what came from the pack.
+    """
+    plan = source.plan
     cluster = ray.cluster_resources()
     gpu = plan.fingerprint["device"] == "cuda"
     cpus = cluster.get("CPU", 1.0)
@@ -355,8 +358,7 @@ def _execute(
     context.verbose_stats_logs = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said once, by us
 
-    sample_bytes = 12 * preprocessing.samples * 4
-    source = Source(run, plan, preprocessing, options, settings.storage_attempts)
+    sample_bytes = 12 * source.preprocessing.samples * 4
     tasks = [
         ReadTask(
             partial(decode_block, source, shard),
@@ -372,13 +374,14 @@ def _execute(
         compute=ActorPoolStrategy(size=min(workers, len(pending))),
         num_cpus=scorer_cpus,
         num_gpus=1 if gpu else 0,
-        fn_constructor_kwargs={"run": run, "runs": runs, "plan": plan, "attempts": settings.storage_attempts},
+        fn_constructor_kwargs={"run": source.run, "runs": runs, "plan": plan, "attempts": source.attempts},
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in batch.to_pylist():
                 if row["fatal"]:
                     raise UserError(row["error"])
+                tally.update(packed=row["packed"], damaged=row["damaged"])
                 yield row["error"] if row["error"] else ShardSummary(**json.loads(row["summary"]))
     except ray.exceptions.RayError as error:
         # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.

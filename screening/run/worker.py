@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from itertools import repeat
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from screening.archive.isolated import Decoder, Limits
+from screening.archive.pack import PackRef, pack_of
 from screening.archive.reader import ArchiveReader, Fetched
 from screening.contract import OPERATORS, PREFIX_OF
 from screening.errors import StorageError, UserError, without_messages
 from screening.model.bundle import check_golden
-from screening.recording import Rejected
+from screening.recording import Recording, Rejected
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import is_forgotten, load_donor_set
 from screening.run.explain import Explainer
@@ -33,12 +36,7 @@ from screening.run.plan import Plan, begun_name, read_locations, read_shard, res
 from screening.run.sealed import results_bytes
 from screening.run.stages import Scorer, decode_shard, keep_freed_memory
 from screening.signal.preprocess import Preprocessing
-from screening.storage import ATTEMPTS, Folder, again, forbid_pickled_columns
-
-REMOTE_READS = 16
-"""Concurrent reads a task from an object store; a local disk is read in line."""
-
-T = TypeVar("T")
+from screening.storage import ATTEMPTS, REMOTE_READS, Folder, again, ahead, forbid_pickled_columns
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Source:
     preprocessing: Preprocessing
     options: dict[str, Any]
     attempts: int = ATTEMPTS
+    packed: PackRef | None = None  # holds records as they were catalogued; the archive gives what it does not
 
 
 @without_messages()
@@ -67,7 +66,8 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
         run.write(begun, b"")
         planned = again(lambda: read_shard(run, shard), source.attempts)
         places = again(lambda: read_locations(run, shard), source.attempts)
-        decoded = decode_rows(source, planned, places, isolated=suspicious)
+        tally: Counter[str] = Counter()
+        decoded = decode_rows(source, planned, places, isolated=suspicious, tally=tally)
         run.remove(begun)
     except StorageError as error:
         with suppress(OSError):
@@ -75,38 +75,50 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
         return [_row(shard, error=f"shard {shard}: {error}")]
     except OSError as error:
         return [_row(shard, error=f"shard {shard}: {type(error).__name__} ({error.strerror}) in the run's folder")]
-    return [decoded.append_column("shard", pa.array([shard] * decoded.num_rows, pa.int32()))]
+    for name, value in {"shard": shard, "packed": tally["packed"], "damaged": tally["damaged"]}.items():
+        decoded = decoded.append_column(name, pa.array([value] * decoded.num_rows, pa.int32()))
+    return [decoded]
 
 
-def decode_rows(source: Source, planned: pa.Table, places: Sequence[str], *, isolated: bool = False) -> pa.Table:
-    """Read and decode rows of the plan, which lie at ``places``; StorageError where storage does not give them."""
+def decode_rows(
+    source: Source,
+    planned: pa.Table,
+    places: Sequence[str],
+    *,
+    isolated: bool = False,
+    tally: Counter[str] | None = None,
+) -> pa.Table:
+    """Read and decode rows of the plan, which lie at ``places``; StorageError where storage does not give them.
+
+    ``tally`` counts the records that the pack gave, ``packed``, and those that it should have given, ``damaged``.
+    """
     reader = ArchiveReader(source.plan.archive_url, source.options)
     ids, versions = planned["record_id"].to_pylist(), planned["version"].to_pylist()
     limits = Limits(source.plan.settings["record_seconds"], source.plan.settings["record_memory_mb"])
+    pack = pack_of(source.packed) if source.packed is not None else None
+    rows = pack.find(ids, versions) if pack is not None else np.full(len(ids), -1)
+    elsewhere = np.flatnonzero(rows < 0).tolist()
+    tally = Counter() if tally is None else tally
 
     def fetch(i: int) -> Fetched | Rejected:
         # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
         return again(lambda: reader.fetch(places[i], ids[i], version=versions[i]), source.attempts)
 
-    with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(limits, isolated=isolated) as decoder:
+    def outcomes(pool: ThreadPoolExecutor, decoder: Decoder) -> Iterator[Recording | Rejected]:
         local = Folder(source.plan.archive_url, source.options).is_local
-        fetched = map(fetch, range(len(ids))) if local else _ahead(pool, fetch, len(ids))
-        outcomes = (
-            found if isinstance(found, Rejected) else decoder.decode(record_id, *found)
-            for record_id, found in zip(ids, fetched, strict=True)
-        )
-        return decode_shard(planned, outcomes, source.preprocessing)
+        fetched = map(fetch, elsewhere) if local else ahead(pool, fetch, elsewhere)
+        held = pack.read(rows, ids, versions, pool=pool) if pack is not None else repeat(None, len(ids))
+        for i, recording in enumerate(held):
+            if recording is not None:
+                tally["packed"] += 1
+                yield recording
+                continue
+            tally["damaged"] += int(rows[i] >= 0)
+            found = next(fetched) if rows[i] < 0 else fetch(i)
+            yield found if isinstance(found, Rejected) else decoder.decode(ids[i], *found)
 
-
-def _ahead(pool: ThreadPoolExecutor, read: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield ``read(0)``, ``read(1)``, ... in order, a bounded number of them under way or waiting at a time."""
-    waiting: deque[Future[T]] = deque()
-    for i in range(count):
-        waiting.append(pool.submit(read, i))
-        if len(waiting) == 2 * REMOTE_READS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(limits, isolated=isolated) as decoder:
+        return decode_shard(planned, outcomes(pool, decoder), source.preprocessing)
 
 
 class ScoringActor:
@@ -139,7 +151,8 @@ class ScoringActor:
             again(lambda: self.run.write(results_name(shard), data), self.attempts)
         except StorageError as error:
             return _row(shard, error=f"shard {shard}, results file: {error}")
-        return _row(shard, summary=json.dumps(asdict(summary)))
+        from_pack = {name: decoded[name][0].as_py() for name in ("packed", "damaged")}
+        return _row(shard, summary=json.dumps(asdict(summary)), **from_pack)
 
 
 def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
@@ -220,10 +233,27 @@ def _explained(results: pa.Table) -> int:
     return int(pc.sum(reduce(pc.or_, donors), min_count=0).as_py())
 
 
-def _row(shard: int, *, summary: str | None = None, error: str | None = None, fatal: bool = False) -> pa.Table:
+def _row(
+    shard: int,
+    *,
+    summary: str | None = None,
+    error: str | None = None,
+    fatal: bool = False,
+    packed: int = 0,
+    damaged: int = 0,
+) -> pa.Table:
     """Return the one row of a shard that the driver sees."""
-    columns = {"shard": [shard], "summary": [summary], "error": [error], "fatal": [fatal]}
-    return pa.table(columns, schema=_ROW)
+    columns = {"shard": shard, "summary": summary, "error": error, "fatal": fatal, "packed": packed, "damaged": damaged}
+    return pa.table({name: [value] for name, value in columns.items()}, schema=_ROW)
 
 
-_ROW = pa.schema({"shard": pa.int32(), "summary": pa.string(), "error": pa.string(), "fatal": pa.bool_()})
+_ROW = pa.schema(
+    {
+        "shard": pa.int32(),
+        "summary": pa.string(),
+        "error": pa.string(),
+        "fatal": pa.bool_(),
+        "packed": pa.int32(),
+        "damaged": pa.int32(),
+    }
+)

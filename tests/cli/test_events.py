@@ -107,6 +107,7 @@ def test_every_command_that_publishes_exports_or_changes_is_on_record(
 @pytest.mark.parametrize(
     "command",
     [
+        ["pack", "--catalog", "c", "--out", "pack"],
         ["run", "--catalog", "c", "--out", "runs"],
         ["report", "--runs", "runs", "--catalog", "c", "--out", "report"],
         ["validate", "sample", "--runs", "runs", "--catalog", "c", "--out", "sheets"],

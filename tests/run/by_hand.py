@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from screening.archive.catalog import open_catalog
+from screening.archive.pack import open_pack
 from screening.archive.reader import ArchiveReader
 from screening.model.bundle import Bundle
 from screening.run.bundles import store_bundle
@@ -18,7 +19,9 @@ from screening.signal.quality import quality_settings
 from screening.storage import Folder
 
 
-def run_by_hand(catalog_path: Path, runs_path: Path, bundle: Bundle, settings: RunSettings) -> Folder:
+def run_by_hand(
+    catalog_path: Path, runs_path: Path, bundle: Bundle, settings: RunSettings, *, packed: Folder | None = None
+) -> Folder:
     """Screen a whole catalog in this process and return the folder of the published run."""
     runs, catalog = Folder(str(runs_path)), open_catalog(str(catalog_path))
     store_bundle(runs, bundle)
@@ -39,7 +42,8 @@ def run_by_hand(catalog_path: Path, runs_path: Path, bundle: Bundle, settings: R
     run = runs.folder(plan.run_id)
     plan = store_plan(run, catalog, plan)
     scorer = scorer_of(runs, plan)
-    source = Source(run, plan, bundle.preprocessing, {})
+    pack = open_pack(packed, root_url=catalog.root_url, key_id=catalog.key_id) if packed is not None else None
+    source = Source(run, plan, bundle.preprocessing, {}, packed=pack)
     for shard in range(plan.shards):
         decoded = decode_rows(source, read_shard(run, shard), read_locations(run, shard))
         run.write(results_name(shard), results_file(plan, shard, scorer.score(decoded))[1])
