@@ -1,6 +1,6 @@
 """The parts of the capacity model, measured here, and its prediction held against real runs.
 
-    python -m tests.benchmarks.bench_capacity [--archive DIR] [--records 8192] [--explained-records 1024] [--parts OUT]
+    python -m tests.benchmarks.bench_capacity [--archive DIR] [--records 32768] [--explained-records 1024] [--parts OUT]
                                               [--gpu-score-ms MS --gpu-attribute-ms MS] [--rounds R] [--json OUT]
 
 Parts (`capacity.Parts`): reading, filtering, scoring and writing by the bare loop and explaining by the run's own scorer, one
@@ -31,9 +31,11 @@ from tests.benchmarks.contenders import Failed, archive_of, catalog_of, timed
 from tests.benchmarks.synthetic_runs import make_catalog
 from tests.benchmarks.table import Report, Row, machine, show, spread, write_json
 
-RECORDS, EXPLAINED_RECORDS, FEW = 8192, 1024, 64
+RECORDS, EXPLAINED_RECORDS, PARTS_RECORDS, FEW = 32_768, 1024, 4096, 64
+"""The first so many that start-up does not hide the rate."""
 EXPLAINED_A_CORE = 32
-STUBBED_SHARDS = 48
+STUBBED_SHARDS = 64
+SHARDS = ("--shard-records", str(CPU_SHARD))
 PLANNED = 200_000
 CORES = os.cpu_count() or 1
 
@@ -88,7 +90,7 @@ def explaining(catalog_path: str, runs_path: str) -> float:
     return (both - (time.perf_counter() - begun)) / max(1, results["reason"].null_count)
 
 
-def bare_parts(archive: Path, folder: Path, records: int) -> dict[str, float]:
+def bare_parts(archive: Path, folder: Path) -> dict[str, float]:
     """Return the seconds a record of the stages of a bare loop, one process a core."""
     layout = ["--processes", str(CORES), "--threads", "1", "--shard-records", "128"]
     out = folder / "bare"
@@ -96,21 +98,27 @@ def bare_parts(archive: Path, folder: Path, records: int) -> dict[str, float]:
         timed("tests.benchmarks.bare_loop", ["--catalog", catalog_of(archive), "--out", out, *layout], threads=1).stdout
     )
     shutil.rmtree(out)
-    return {stage: seconds / records for stage, seconds in said.items()}
+    return {stage: seconds / PARTS_RECORDS for stage, seconds in said.items()}
 
 
 def engine_parts(folder: Path, record_s: float) -> dict[str, float]:
-    """Return the engine's share and the driver's seconds a shard, from sleeps as long as the work."""
-    catalog, runs, said = folder / "stub-catalog", folder / "stub-runs", folder / "stub.json"
+    """Return the engine's share, from sleeps as long as the work, and the driver's seconds a shard, from none."""
+    catalog = folder / "stub-catalog"
     if not catalog.exists():
         make_catalog(catalog, STUBBED_SHARDS * CPU_SHARD)
-    sleeps = ["--decode-ms", str(200 * record_s), "--score-ms", str(800 * record_s), "--shard-records", str(CPU_SHARD)]
-    timed("tests.benchmarks.stubbed", [catalog, runs, *sleeps, "--json", said], threads=1)
-    shutil.rmtree(runs)
-    done = json.loads(said.read_text())["done"]
+
+    def done(record_ms: float) -> list[Any]:
+        runs, said = folder / "stub-runs", folder / "stub.json"
+        sleeps = ["--decode-ms", str(0.2 * record_ms), "--score-ms", str(0.8 * record_ms)]
+        timed("tests.benchmarks.stubbed", [catalog, runs, *sleeps, *SHARDS, "--json", said], threads=1)
+        shutil.rmtree(runs)
+        found: list[Any] = json.loads(said.read_text())["done"]
+        return found
+
+    fastest = done(0)
     return {
-        "efficiency": min(1.0, steady(done) * record_s / CORES),
-        "driver_s": (done[-1][2] - done[0][2]) / (len(done) - 1),
+        "efficiency": min(1.0, steady(done(1e3 * record_s)) * record_s / CORES),
+        "driver_s": (fastest[-1][2] - fastest[0][2]) / (len(fastest) - 1),
     }
 
 
@@ -129,9 +137,9 @@ def screened(archive: Path, folder: Path, attribution: str) -> tuple[float, floa
     return done.seconds, said["counts"]["explained"] / said["records"]
 
 
-def measured_parts(archives: dict[str, Path], folder: Path, records: int) -> Parts:
+def measured_parts(archives: dict[str, Path], folder: Path) -> Parts:
     """Measure everything once."""
-    stages = bare_parts(archives["large"], folder, records)
+    stages = bare_parts(archives["parts"], folder)
     place = str(catalog_of(archives["explained"]))
     with multiprocessing.get_context("spawn").Pool(CORES) as pool:
         found = pool.starmap(explaining, [(place, str(folder / f"explain-{core}")) for core in range(CORES)])
@@ -167,14 +175,14 @@ def measure(
     rounds: int = 1,
 ) -> Report:
     """Measure in ``folder``, on links to the records of ``source``; see `main`."""
-    sizes = {"few": FEW, "large": records, "explained": explained_records}
+    sizes = {"few": FEW, "parts": PARTS_RECORDS, "large": records, "explained": explained_records}
     made = {n: archive_of(source, folder, n) for n in set(sizes.values())}
     archives = {name: made[n] for name, n in sizes.items()}
     here = Node("this machine", CORES, 0, 1e6, 0.0)  # what it reads is in the memory of its files
     ratios: dict[str, list[float]] = {"none": [], "flagged": []}
     figures: list[dict[str, Any]] = []
     for turn in range(rounds):
-        parts = measured_parts(archives, folder, records)
+        parts = measured_parts(archives, folder)
         figures.append({"parts": asdict(parts)})
         for attribution, name in (("none", "large"), ("flagged", "explained")):
             seconds, share = screened(archives[name], folder, attribution)

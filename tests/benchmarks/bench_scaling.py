@@ -65,7 +65,7 @@ def once(catalog: Path, folder: Path, *, nodes: int, record_ms: float) -> dict[s
         "first_shard_s": found["done"][0][0] - started - SHARD_RECORDS * record_ms / 1e3,
         "after_the_last_shard_s": found["seconds"] - found["done"][-1][0],
         "driver_core_ms_a_shard": 1e3 * (found["done"][-1][2] - found["done"][0][2]) / (len(found["done"]) - 1),
-        "machine_core_s": took.cpu_seconds,
+        "busy_cores": None if took.cpu_seconds is None else took.cpu_seconds / took.seconds,  # whoever keeps them busy
         "store_MB": max((look["used_MB"] for look in found["object_store"]), default=float("nan")),
     }
 
@@ -111,15 +111,14 @@ def _row(kind: str, n: int, found: dict[int, list[dict[str, Any]]], record_ms: f
         (b["records"] / b["seconds"] / n) / (a["records"] / a["seconds"] / least)
         for a, b in zip(ones, many, strict=True)
     ]
-    cores = os.cpu_count() or 1
-    busy = [b["machine_core_s"] / b["seconds"] / cores for b in many if b["machine_core_s"] is not None]
+    busy = spread(float("nan") if b["busy_cores"] is None else b["busy_cores"] for b in many)
     return Row(
         f"{kind} scaling, {n} raylets / {least}: steady records/s a raylet (the engine; scoring is a sleep)",
         spread(b["rate"] / n / (a["rate"] / least) for a, b in zip(ones, many, strict=True)),
         f"{spread(b['rate'] for b in many)} records/s of {n * 1e3 / record_ms:,.0f}; start-up and end included "
         f"{spread(whole)}; first shard after {spread(b['first_shard_s'] for b in many)} s",
         f"{spread(a['rate'] for a in ones)} records/s of {least * 1e3 / record_ms:,.0f}",
-        f"core: {100 * spread(busy).median:.0f}% of this machine's {cores}; driver "
+        f"core: {busy} of this machine's {os.cpu_count()} busy; driver "
         f"{spread(b['driver_core_ms_a_shard'] for b in many)} core ms a shard; object store "
         f"{spread(b['store_MB'] for b in many)} MB at the most",
         AIM,
