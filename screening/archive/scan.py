@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from screening.archive.labels import Labeller
 from screening.archive.listing import (
     ABSENT,
     HEADER_SUFFIX,
+    WORKERS,
     FileFacts,
     Listing,
     location_of,
@@ -234,7 +235,11 @@ class Scan:
             and i not in kept
             and any(suffix == HEADER_SUFFIX and size <= MAX_HEADER_BYTES for suffix, size, _ in found or ())
         ]
-        for i, header in zip(wanted, self._pool.map(self._header, (locations[i] for i in wanted)), strict=True):
+        # Several at once: handing one small file to a thread costs as much as reading it.
+        together = max(1, len(wanted) // (4 * WORKERS))
+        chunks = [[locations[i] for i in wanted[at : at + together]] for at in range(0, len(wanted), together)]
+        headers = chain.from_iterable(self._pool.map(lambda chunk: [self._header(at) for at in chunk], chunks))
+        for i, header in zip(wanted, headers, strict=True):
             if header is None:
                 self.count["headers_unreadable"] += 1
                 continue

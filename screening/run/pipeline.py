@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,8 +39,9 @@ from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.quality import quality_settings
 from screening.storage import Folder, again
 
-# Shares of a core: two decoders and two scorers keep two cores full whichever of them is the slower, and tasks always
-# have half the cores, so that actors cannot starve them (a pool that takes every CPU hangs Ray Data).
+# Shares of a core. On CPUs, where both are the same, Ray Data fuses the stages: each scorer reads and decodes its own shards,
+# and no block goes through the object store. With a GPU decoders are tasks of their own. They always have CPUs left, so that
+# actors cannot starve them (a pool that takes every CPU hangs Ray Data).
 SCORER_CPUS = DECODER_CPUS = 0.5
 FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 16, 16
 """In a small archive shards are smaller, so that no core waits long for the last one."""
@@ -359,6 +360,8 @@ def _execute(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said once, by us
 
     sample_bytes = 12 * source.preprocessing.samples * 4
+    # Ray keeps every task, 4 kB, in its object store; what was erased would be one number a shard in each of them.
+    source = replace(source, plan=replace(plan, removed={}))
     tasks = [
         ReadTask(
             partial(decode_block, source, shard),

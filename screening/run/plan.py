@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.contract import CARRIED_COLUMNS, NOTICE, sha256_of
@@ -28,12 +32,16 @@ if TYPE_CHECKING:
 SLICE = 256
 """Shards a plan file: its footer stays small however many shards there are."""
 
+WRITERS = 2
+"""Slices packed at once; each is held in memory, 20 MB at 256 records a shard."""
+
 BEGUN = "begun"
 
 FORGETTING = "forgetting.json"
 """Stands in a run while patients are being erased from it."""
 
 _RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
+_FEW_VALUES = ["sex", "site", "device"]
 
 
 @dataclass(frozen=True)
@@ -120,14 +128,35 @@ def make_plan(
 
 
 def _rows_digest(batches: Iterable[pa.RecordBatch]) -> tuple[str, int]:
-    """Return the hash of rows of `_RECORD_COLUMNS`, and how many there are."""
-    digest = hashlib.sha256()
+    """Return the hash of rows of `_RECORD_COLUMNS`, and how many there are; however the rows are cut into batches.
+
+    Each column is hashed by itself: for each row its length in bytes (-1 where it is null), and the bytes of all values
+    behind one another. So the hash tells apart where a value ends, and null from the empty string and from zero.
+    """
+    hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in _RECORD_COLUMNS}
     records = 0
     for batch in batches:
-        for row in batch.to_pylist():
-            digest.update(json.dumps(list(row.values()), default=str).encode())
+        for name, (of_lengths, of_values) in hashes.items():
+            lengths, values = _lengths_and_bytes(batch[name])
+            of_lengths.update(lengths)
+            of_values.update(values)
         records += batch.num_rows
-    return digest.hexdigest(), records
+    return sha256_of([[name, *(part.hexdigest() for part in parts)] for name, parts in hashes.items()]), records
+
+
+def _lengths_and_bytes(column: pa.Array) -> tuple[memoryview, memoryview]:
+    """Return the length in bytes of each value (int32, -1 for nulls) and the bytes of all values; nulls have none."""
+    present = column.drop_null() if column.null_count else column
+    if pa.types.is_string(column.type):
+        lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy()
+        _, offsets, data = present.buffers()
+        if not len(present) or data is None:
+            return lengths.data, memoryview(b"")
+        ends = np.frombuffer(offsets, np.int32)[present.offset : present.offset + len(present) + 1]
+        return lengths.data, memoryview(data)[ends[0] : ends[-1]]
+    width = column.type.bit_width // 8  # timestamps and numbers
+    lengths = np.where(column.is_valid().to_numpy(zero_copy_only=False), width, -1).astype(np.int32)
+    return lengths.data, np.ascontiguousarray(present.to_numpy(zero_copy_only=False)).view(np.uint8).data
 
 
 def plan_before_erasure(runs: Folder, catalog: Catalog, plan: Plan) -> Plan | None:
@@ -135,16 +164,23 @@ def plan_before_erasure(runs: Folder, catalog: Catalog, plan: Plan) -> Plan | No
 
     An erasure changes what the same catalog's run is called, but not what is left to be done.
     """
+    wanted: tuple[str, int] | None = None
     for name in runs.names():
         if not runs.exists(f"{name}/plan.json"):
             continue
         run = runs.folder(name)
         before = load_plan(run)
         if before.removed and before.records == plan.records and _work(before) == _work(plan):
-            stored = (batch for _, table in iter_shards(run, before) for batch in table.to_batches())
-            if _rows_digest(stored) == _rows_digest(catalog.iter_batches(list(_RECORD_COLUMNS))):
+            wanted = wanted or _rows_digest(catalog.iter_batches(list(_RECORD_COLUMNS)))
+            if _rows_digest(_stored_rows(run, before)) == wanted:
                 return before
     return None
+
+
+def _stored_rows(run: Folder, plan: Plan) -> Iterator[pa.RecordBatch]:
+    for first in range(0, plan.shards, SLICE):
+        whole = read_shards(run, range(first, min(first + SLICE, plan.shards)))
+        yield from whole.combine_chunks().to_batches()
 
 
 def _work(plan: Plan) -> str:
@@ -164,8 +200,14 @@ def store_plan(run: Folder, catalog: Catalog, plan: Plan) -> Plan:
 
 def write_slices(run: Folder, catalog: Catalog, shard_records: int) -> None:
     """Write the files that say which records are in which shard, and where they lie."""
-    for number, shards in enumerate(_slices(_shards(catalog, shard_records))):
-        _write_slice(run, number, shards)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        waiting: deque[Future[None]] = deque()
+        for number, shards in enumerate(_slices(_shards(catalog, shard_records))):
+            waiting.append(pool.submit(_write_slice, run, number, shards))
+            if len(waiting) > WRITERS:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
 
 
 def plan_bytes(plan: Plan) -> bytes:
@@ -290,7 +332,7 @@ def _write_slice(run: Folder, number: int, shards: list[pa.Table]) -> None:
     for kind, columns in (("records", _RECORD_COLUMNS), ("locations", ("location",))):
         with run.writer(_slice_name(kind, number)) as file:
             schema = shards[0].select(list(columns)).schema
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
                 for shard in shards:
                     # A shard of which nothing is left keeps its row group, so that the others keep their numbers.
                     writer.write_table(shard.select(list(columns)), row_group_size=max(1, shard.num_rows))

@@ -1,10 +1,10 @@
 """All benchmarks, one table, ratios first: ``make bench``.
 
-    python -m tests.benchmarks [--archive DIR] [--model BUNDLE] [--memory] [--json OUT]
+    python -m tests.benchmarks [--archive DIR] [--model BUNDLE] [--memory] [--scale] [--json OUT]
 
 Without --archive it unpacks the shared PTB-XL records (SCREENING_TEST_DATA, default ../shared/data); where those are
-not, it simulates an archive and says so. Needs a quiet machine; takes some twenty minutes on two cores, and --memory as
-much again.
+not, it simulates an archive and says so. Needs a quiet machine; takes some twenty minutes on two cores, --memory as much
+again, and --scale (planning, cataloguing, the engine with scoring stubbed by a sleep, the capacity model) forty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import bench_memory, bench_run, bench_train
+from tests.benchmarks import (
+    bench_capacity,
+    bench_catalog,
+    bench_memory,
+    bench_plan,
+    bench_run,
+    bench_scaling,
+    bench_train,
+)
 from tests.benchmarks.contenders import PROJECT, Failed, environment
 from tests.benchmarks.table import Report, Row, machine, show, spread, write_json
 
@@ -105,6 +113,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, bench_run.SIZES)), help="records of runs [%(default)s]")
     parser.add_argument("--memory", action="store_true", help="the driver's memory, too")
     parser.add_argument("--memory-sizes", default=",".join(map(str, bench_memory.SIZES)), help="[%(default)s]")
+    parser.add_argument("--scale", action="store_true", help="planning, cataloguing and the engine at scale, too")
     parser.add_argument("--json", type=Path, help="write everything measured here, too")
     options = parser.parse_args()
     where = machine()
@@ -130,6 +139,14 @@ def main() -> None:
         if options.memory:
             sizes = [int(size) for size in options.memory_sizes.split(",")]
             benchmarks.append(lambda: bench_memory.measure(None, folder, model=options.model, sizes=sizes))
+        if options.scale:
+            benchmarks += [
+                lambda: bench_plan.measure(folder / "plan", rounds=options.rounds),
+                lambda: bench_catalog.measure(folder / "catalogs"),
+                lambda: bench_memory.measure_stubbed(folder / "stubbed"),
+                lambda: bench_scaling.measure(folder / "scaling"),
+                lambda: bench_capacity.measure(archive, folder / "capacity", rounds=options.rounds),
+            ]
         for benchmark in benchmarks:
             try:
                 reports.append(benchmark())

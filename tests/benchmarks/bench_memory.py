@@ -1,11 +1,16 @@
 """Memory of the driver of `screening run` at several sizes of an archive: it should not grow with the records.
 
     python -m tests.benchmarks.bench_memory [--sizes 10000,100000] [--archive DIR] [--model BUNDLE] [--json OUT]
+    python -m tests.benchmarks.bench_memory --stub-ms 0.1 [--sizes 10000,100000,1000000] [--json OUT]
 
 The records are hard links to a few hundred simulated ECGs of ten seconds at 100 Hz (or those of --archive), so that a
 hundred thousand are scored in minutes. The driver, the process of the command itself, is looked at twice a second by
 Linux' /proc: its resident memory, of that its own (anonymous) and the shared object store's; and, as a check, the
 anonymous memory of all processes it started. The samples are in the JSON, to be plotted.
+
+With --stub-ms reading and scoring are sleeps of so many milliseconds a record (`stubbed` says what is real), so that a million
+records take minutes; and Ray is asked for the use of its object store, also with decoders and scorers in processes of their
+own, as with a GPU, where every decoded shard goes through it.
 """
 
 from __future__ import annotations
@@ -22,10 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contenders import PROJECT, Failed, archive_of, catalog_of, environment
+from tests.benchmarks.contenders import PROJECT, Failed, archive_of, catalog_of, environment, timed
+from tests.benchmarks.synthetic_runs import make_catalog
 from tests.benchmarks.table import Report, Row, machine, show, spread, write_json
 
 SIZES = (10_000, 100_000)
+STUBBED_SIZES, APART_SIZES = (10_000, 100_000, 1_000_000), (10_000, 100_000)
+STUB_MS = 0.1
 DISTINCT = 200
 EVERY_S = 0.5
 SETTLED = 0.2
@@ -147,19 +155,95 @@ def measure(
     return Report("memory", (row,), {"runs": {str(n): runs for n, runs in found.items()}})
 
 
+def measure_stubbed(
+    folder: Path,
+    *,
+    sizes: Sequence[int] = STUBBED_SIZES,
+    apart_sizes: Sequence[int] = APART_SIZES,
+    record_ms: float = STUB_MS,
+    rounds: int = 1,
+) -> Report:
+    """Measure in ``folder`` with sleeps in place of reading and scoring; see the head of this file."""
+    catalogs = {n: folder / f"catalog-{n}" for n in {*sizes, *apart_sizes}}
+    for n, catalog in catalogs.items():
+        make_catalog(catalog, n)
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {"fused": {}, "apart": {}}
+    for turn in range(rounds):
+        for mode, of_mode in (("fused", sizes), ("apart", apart_sizes)):
+            for n in sorted(of_mode):
+                runs, said = folder / "runs", folder / "said.json"
+                arguments = ["--decode-ms", str(0.2 * record_ms), "--score-ms", str(0.8 * record_ms)]
+                arguments += ["--json", str(said), *(["--apart"] if mode == "apart" else [])]
+                timed("tests.benchmarks.stubbed", [catalogs[n], runs, *arguments, "--shard-records", "256"], threads=1)
+                shutil.rmtree(runs)
+                last = json.loads(said.read_text())
+                if not last["published"]:
+                    raise Failed(f"the stubbed run was not published: {last['unfinished']}")
+                found[mode].setdefault(n, []).append(last)
+                print(
+                    f"  round {turn + 1}: {mode}, {n:,} records: {last['seconds']:.0f} s, driver "
+                    f"{last['driver_highest_MB']:.0f} MB, object store {_store(last, 'used_MB'):.0f} MB at the most",
+                    file=sys.stderr,
+                )
+    small, large = min(sizes), max(sizes)
+    pairs = list(zip(found["fused"][small], found["fused"][large], strict=True))
+    growth = spread(1e3 * _grown(b) / (large * (1 - SETTLED)) for _, b in pairs)
+    rows = [
+        Row(
+            f"driver's highest memory, {large:,} / {small:,} records, a sleep of {record_ms:g} ms a record for scoring",
+            spread(b["driver_highest_MB"] / a["driver_highest_MB"] for a, b in pairs),
+            f"{spread(b['driver_highest_MB'] for _, b in pairs)} MB",
+            f"{spread(a['driver_highest_MB'] for a, _ in pairs)} MB",
+            f"memory: imported libraries and planning; {growth} MB of its own for each 1,000 records while they are scored",
+            "flat",
+        )
+    ]
+    for mode, of_mode in found.items():
+        few, many = of_mode[min(of_mode)], of_mode[max(of_mode)]
+        rows.append(
+            Row(
+                f"object store at its fullest / its size, {max(of_mode):,} records, decoders and scorers {mode}",
+                spread(_store(run, "used_MB") / _store(run, "size_MB") for run in many),
+                f"{spread(_store(run, 'used_MB') for run in many)} MB, {spread(_store(run, 'spilled_MB') for run in many)} "
+                f"MB spilled; with {min(of_mode):,} records {spread(_store(run, 'used_MB') for run in few)} MB",
+                f"{spread(_store(run, 'size_MB') for run in many)} MB",
+                "memory: 4.4 kB a shard that waits" + (", and decoded shards of 12 MB" if mode == "apart" else ""),
+                "<= 0.5",
+            )
+        )
+    return Report("memory of the engine", tuple(rows), {"record_ms": record_ms, "runs": found})
+
+
+def _store(run: dict[str, Any], what: str) -> float:
+    return max(look[what] for look in run["object_store"])
+
+
+def _grown(run: dict[str, Any]) -> float:
+    """Return by how many MB the driver's own memory grew after the first fifth of the records."""
+    settled = next(seconds for seconds, done, _ in run["done"] if done >= SETTLED * run["records"])
+    looks = [look["driver_MB"] for look in run["object_store"] if look["seconds"] >= settled]
+    return float(looks[-1] - looks[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of records [%(default)s]")
+    parser.add_argument("--sizes", help=f"numbers of records [{SIZES}, with --stub-ms {STUBBED_SIZES}]")
+    parser.add_argument("--stub-ms", type=float, help="sleep so long a record in place of reading and scoring")
     parser.add_argument("--archive", type=Path, help="folder of WFDB records; default: simulated ones")
     parser.add_argument("--model", type=Path, help="bundle; default: the one that ships")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write everything measured, with the samples, here, too")
     options = parser.parse_args()
     where = machine()
-    sizes = [int(size) for size in options.sizes.split(",")]
+    stubbed = options.stub_ms is not None
+    sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else STUBBED_SIZES if stubbed else SIZES
     with tempfile.TemporaryDirectory(prefix="screening-bench-") as folder:
         try:
-            report = measure(options.archive, Path(folder), model=options.model, sizes=sizes, rounds=options.rounds)
+            place = Path(folder)
+            if stubbed:
+                report = measure_stubbed(place, sizes=sizes, record_ms=options.stub_ms, rounds=options.rounds)
+            else:
+                report = measure(options.archive, place, model=options.model, sizes=sizes, rounds=options.rounds)
         except Failed as error:
             sys.exit(f"Error: {error}")
     print(show(report.rows))
