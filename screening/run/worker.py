@@ -128,12 +128,16 @@ class ScoringActor:
     def __init__(self, run: Folder, runs: Folder, plan: Plan, attempts: int) -> None:
         keep_freed_memory()
         forbid_pickled_columns()
-        self.run, self.plan, self.attempts = run, plan, attempts
-        self.scorer: Scorer | str
+        self.run, self.runs, self.plan, self.attempts = run, runs, plan, attempts
+        self.scorer: Scorer | str | None = None
+        with suppress(StorageError):  # asked again with the first shard, which is a better place to say so
+            self.scorer = self._prepared()
+
+    def _prepared(self) -> Scorer | str:
         try:
-            self.scorer = scorer_of(runs, plan)
+            return scorer_of(self.runs, self.plan)
         except UserError as error:
-            self.scorer = str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
+            return str(error)  # an exception here would end as a page of Ray's own; the driver raises it instead
 
     @without_messages()
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -141,13 +145,17 @@ class ScoringActor:
         shard = decoded["shard"][0].as_py()
         if "error" in decoded.column_names:
             return decoded
-        if isinstance(self.scorer, str):
-            return _row(shard, error=self.scorer, fatal=True)
+        try:
+            scorer = self.scorer = self.scorer or self._prepared()
+        except StorageError as error:
+            return _row(shard, error=f"shard {shard}, model and donors: {error}")
+        if isinstance(scorer, str):
+            return _row(shard, error=scorer, fatal=True)
         if decoded.num_rows != self.plan.shard_rows(shard) or pc.count_distinct(decoded["shard"]).as_py() != 1:
             raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
         try:
             # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
-            summary, data = results_file(self.plan, shard, self.scorer.score(decoded))
+            summary, data = results_file(self.plan, shard, scorer.score(decoded))
             again(lambda: self.run.write(results_name(shard), data), self.attempts)
         except StorageError as error:
             return _row(shard, error=f"shard {shard}, results file: {error}")
