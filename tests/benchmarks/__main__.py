@@ -24,9 +24,12 @@ from tests.benchmarks import (
     bench_capacity,
     bench_catalog,
     bench_memory,
+    bench_pack,
     bench_plan,
     bench_run,
     bench_scaling,
+    bench_scoring,
+    bench_stages,
     bench_train,
 )
 from tests.benchmarks.contenders import PROJECT, Failed, environment
@@ -135,6 +138,7 @@ def main() -> None:
                 archive, folder, model=options.model, sizes=(small, large), rounds=options.rounds
             ),
             lambda: bench_train.measure(rounds=options.rounds),
+            lambda: bench_pack.measure(archive, folder / "pack", records=1024, rounds=options.rounds, latency_ms=30),
         ]
         if options.memory:
             sizes = [int(size) for size in options.memory_sizes.split(",")]
@@ -147,6 +151,8 @@ def main() -> None:
                 lambda: bench_scaling.measure(folder / "scaling"),
                 lambda: bench_capacity.measure(archive, folder / "capacity", rounds=options.rounds),
             ]
+        # Last, because they hold this process to one thread.
+        benchmarks += [lambda: bench_stages.measure(archive), bench_scoring.measure]
         for benchmark in benchmarks:
             try:
                 reports.append(benchmark())
