@@ -45,11 +45,12 @@ def command(
     """Copy an archive's recordings into large files, from which repeated nights read faster, with the same results.
 
     Run it after `screening catalog`: only what is new or changed is read, and what left the catalog is taken out.
-    Interrupted, it goes on where it stopped. A pack holds recordings: keep it as you keep the archive.
+    Interrupted, it goes on where it stopped. A pack holds recordings: keep it as you keep the archive. `screening run --packed`
+    reads it.
 
     \b
     screening pack --catalog catalog --out pack
-    screening run --catalog catalog --out runs --packed pack
+    screening pack --catalog s3://bucket/catalog --out s3://bucket/pack --shard-mb 512
     """
     from screening.archive.catalog import open_catalog
     from screening.run.packing import pack_archive
