@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from screening.archive.parquet_footer import values_of_groups
+
 MAX_SCHEMA_ELEMENTS = 4_096
 """Columns and levels of nesting together. Arrow's reader calls itself for each level, and 20,000 of them end the process."""
 MAX_LEVELS = 32
@@ -39,8 +41,8 @@ def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
         raise ValueError(f"its columns are nested more than {MAX_LEVELS} deep")
     if any(leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length > MAX_FIXED_BYTES for leaf in leaves):
         raise ValueError(f"it has a column of values of more than {MAX_FIXED_BYTES} bytes")
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        if any(group.column(i).num_values > MAX_ELEMENTS * group.num_rows for i in range(group.num_columns)):
+    for rows, values in values_of_groups(_footer(stream)):
+        if any(count > MAX_ELEMENTS * rows for count in values):
             raise ValueError(f"it has a column with more than {MAX_ELEMENTS} elements a row")
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     stream.seek(0)
@@ -75,6 +77,14 @@ def _check_size(column: pa.Array) -> None:
         size = pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
         if size > MAX_BATCH_BYTES:
             raise ValueError(f"some rows hold {size} bytes of text, the limit is {MAX_BATCH_BYTES}")
+
+
+def _footer(stream: IO[bytes]) -> bytes:
+    """Return the footer of a file that `check_schema` passed."""
+    end = stream.seek(-8, os.SEEK_END)
+    length = int.from_bytes(stream.read(4), "little")
+    stream.seek(end - length)
+    return stream.read(length)
 
 
 def check_schema(stream: IO[bytes]) -> None:
