@@ -38,7 +38,7 @@ with warnings.catch_warnings():
 STORED = Path(__file__).with_name("guard.json")
 TOLERANCE = 0.75
 """Ratios on a machine that does other things, too, were 0.85 of those on a quiet one and more."""
-ROUNDS = 7
+ROUNDS = 4
 RECORDS = 32
 DONORS = 4
 

@@ -90,6 +90,7 @@ def screened(place: Place, runs: Path, on_progress: Callable[[Progress], None] =
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_here")
 def test_an_archive_that_vanishes_half_way_leaves_shards_that_are_finished_when_it_is_back(
     place: Place,
