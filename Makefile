@@ -33,7 +33,9 @@ lint: $(READY)   ## ruff, format, mypy
 check: lint test ## what CI runs
 
 bench: $(READY)  ## the figures of the README: side by side in one run
-	$(BIN)/python -m tests.benchmarks --memory
+	mkdir -p build
+	$(BIN)/python -m tests.benchmarks --memory --json build/bench.json
+	$(BIN)/python -m tests.benchmarks.chart build/bench.json build/bench.png
 
 ARCHIVE ?= ../ptb-xl
 study: $(READY)  ## the tables of the model card and the model that ships, from PTB-XL at ARCHIVE (hours)

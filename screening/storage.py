@@ -39,20 +39,36 @@ _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _ANSWERS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError)
 """What storage says of a file, and says again however often it is asked."""
 
-REMOTE_READS = 16
-"""Concurrent reads a task from an object store; a local disk is read in line."""
+REMOTE_READS = 64
+"""Concurrent reads a task from an object store, so that 30 ms a request are not waited for; a local disk is read in line."""
+FIRST_READS, AHEAD_BYTES = 16, 2**28
+"""Reads ahead before any size is known, and what may wait in memory once it is."""
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-def ahead(pool: Executor, ask: Callable[[S], T], of: Iterable[S], *, most: int = 2 * REMOTE_READS) -> Iterator[T]:
-    """Yield ``ask`` of each of ``of`` in order, at most ``most`` of them under way or waiting at a time."""
+def ahead(
+    pool: Executor,
+    ask: Callable[[S], T],
+    of: Iterable[S],
+    *,
+    most: int = 2 * REMOTE_READS,
+    size: Callable[[T], int] = lambda _: 0,
+) -> Iterator[T]:
+    """Yield ``ask`` of each of ``of`` in order, at most ``most`` of them under way or waiting at a time.
+
+    ``size`` gives a result's bytes: the larger they have been lately, the fewer are asked for ahead.
+    """
     waiting: deque[Future[T]] = deque()
+    allowed, largest = min(most, FIRST_READS), 0
     for one in of:
         waiting.append(pool.submit(ask, one))
-        if len(waiting) == most:
-            yield waiting.popleft().result()
+        while len(waiting) >= allowed:
+            found = waiting.popleft().result()
+            largest = max(size(found), largest // 2)
+            allowed = max(2, min(most, allowed + 2, AHEAD_BYTES // max(1, largest)))
+            yield found
     while waiting:
         yield waiting.popleft().result()
 

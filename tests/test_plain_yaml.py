@@ -37,11 +37,11 @@ def test_hostile_yaml_is_a_clear_sentence(kind: str, tmp_path: Path, monkeypatch
     text, message = HOSTILE[kind]
     path = tmp_path / "file.yaml"
     path.write_text(text)
-    begun = time.monotonic()
+    begun = time.process_time()
     for load in (load_rule, load_mapping, lambda file: load_settings(RunSettings, file)):
         with pytest.raises(UserError, match=message):
             load(str(path))
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 5
     assert [file.name for file in tmp_path.iterdir()] == ["file.yaml"]
 
 

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -101,6 +102,7 @@ class Catalog:
     fs: AbstractFileSystem = field(repr=False)
     folder: str = field(repr=False)
     passed_over: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    chosen: np.ndarray | None = field(default=None, repr=False, compare=False)  # positions of rows; None: all
 
     @property
     def forgotten(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -110,6 +112,14 @@ class Catalog:
     def without(self, record_ids: Collection[str], patient_keys: Collection[str]) -> Catalog:
         """Return the same catalog with these records, and those of these patients, passed over."""
         return replace(self, passed_over=(frozenset(record_ids), frozenset(patient_keys)))
+
+    def only(self, positions: np.ndarray) -> Catalog:
+        """Return the same catalog with the rows at ``positions``, int64 (n,) ascending, and no others."""
+        return replace(self, records=len(positions), chosen=positions)
+
+    def whole(self) -> Catalog:
+        """Return the same catalog with all of its rows."""
+        return replace(self, records=self.settings["counts"]["records"], chosen=None)
 
     def iter_batches(
         self, columns: Sequence[str] | None = None, *, with_location: bool = False, batch_size: int = ROW_GROUP
@@ -141,19 +151,34 @@ class Catalog:
                     f"The catalog {self.path} is damaged: its columns are not those of a catalog; make it again."
                 )
             if not with_location:
-                for group in range(rows.num_row_groups):
-                    yield from _cut(rows.read_row_group(group, columns=wanted).select(wanted), batch_size)
+                for group, taken in self._groups(rows):
+                    yield from _cut(rows.read_row_group(group, columns=wanted).select(wanted), batch_size, taken)
                 return
             with locate(self.fs, self.folder, "locations", self.catalog_id) as location_stream:
                 locations = pq.ParquetFile(location_stream)
-                for group in range(rows.num_row_groups):
+                for group, taken in self._groups(rows):
                     table = rows.read_row_group(group, columns=list({"record_id": None, **dict.fromkeys(wanted)}))
                     where = locations.read_row_group(group)
                     if not table["record_id"].equals(where["record_id"]):
                         raise UserError(
                             f"The catalog {self.path} is damaged: its locations are of other records; make it again."
                         )
-                    yield from _cut(table.select(wanted).append_column("location", where["location"]), batch_size)
+                    yield from _cut(
+                        table.select(wanted).append_column("location", where["location"]), batch_size, taken
+                    )
+
+    def _groups(self, file: pq.ParquetFile) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Yield the row groups that hold chosen rows, and which rows of them these are; None: all."""
+        start = 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if self.chosen is None:
+                yield group, None
+            else:
+                inside = self.chosen[slice(*np.searchsorted(self.chosen, [start, end]))]
+                if len(inside):
+                    yield group, inside - start
+            start = end
 
 
 def named(batch: pa.RecordBatch, record_ids: Collection[str], patient_keys: Collection[str]) -> pa.Array:
@@ -168,7 +193,8 @@ def _forgotten(settings: dict[str, Any]) -> tuple[frozenset[str], frozenset[str]
     return frozenset(noted.get("record_ids", ())), frozenset(noted.get("patient_keys", ()))
 
 
-def _cut(table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
+def _cut(table: pa.Table, batch_size: int, taken: np.ndarray | None) -> Iterator[pa.RecordBatch]:
+    table = table if taken is None else table.take(taken)
     yield from table.combine_chunks().to_batches(max_chunksize=batch_size)
 
 

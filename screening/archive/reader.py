@@ -15,6 +15,7 @@ from fsspec.implementations.zip import ZipFileSystem
 from screening.archive import wfdb
 from screening.archive.container import Refused, container_of
 from screening.archive.listing import is_changed, mark_of, stem_of, token_of
+from screening.archive.objects import Objects, objects_below
 from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError
@@ -36,6 +37,16 @@ class Fetched(NamedTuple):
     header: bytes
     files: dict[str, bytes]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return len(self.header) + sum(map(len, self.files.values()))
+
+
+def nbytes_of(found: Fetched | Rejected) -> int:
+    """Return the bytes that wait in memory."""
+    return found.nbytes if isinstance(found, Fetched) else 0
+
 
 class ArchiveReader:
     """Reads the records of one archive.
@@ -54,6 +65,7 @@ class ArchiveReader:
         self.root_url = root_url
         self.storage_options = dict(storage_options or {})
         self._storage: tuple[Any, str] | None = None
+        self._objects: Objects | None | bool = False  # not looked for yet
         self._folder: tuple[str, str] = ("", "")  # last local folder, and what it really is
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,6 +128,12 @@ class ArchiveReader:
         fs, root = self._open()
         if isinstance(fs, LocalFileSystem):
             return self._fetch_local(root, path, limit, version, whole=whole)
+        if self._objects is False:
+            self._objects = objects_below(self.root_url, self.storage_options)
+        if isinstance(self._objects, Objects) and (found := self._objects.get(path, limit)) is not None:
+            if version is not None and is_changed(version, path, mark_of(found.size, found.token)):
+                raise Refused(Reason.CHANGED, _CHANGED)
+            return found.data
         try:
             # One request, and never more than the limit; asking for the size first would double the waiting.
             data = bytes(fs.cat_file(f"{root}/{path}", start=0, end=limit))

@@ -112,9 +112,6 @@ def looks_like_header(data: bytes) -> bool:
     return bool(lines) and _RECORD_LINE.fullmatch(lines[0]) is not None
 
 
-_lead_of = lru_cache(maxsize=256)(lead_of)
-
-
 @lru_cache(maxsize=4)  # naming a record's files and decoding it are two calls
 def parse(header: bytes) -> Header:
     """Return what a WFDB header says.
@@ -190,26 +187,51 @@ def _signal(line: str, number: int) -> Signal:
         _safe(line.split(None, 1)[0] if line[:1] != "~" or line[1:2] not in (" ", "\t") else "gap")
         raise Refused(Reason.BAD_HEADER, f"line {number} of the signals cannot be understood")
     file, fmt, per_frame, skew, offset, gain, baseline, units, zero, initial, checksum, name, early = match.groups()
-    per_frame = 1 if per_frame is None else int(per_frame)
-    if not 1 <= per_frame <= MAX_SAMPLES:
-        raise Refused(Reason.BAD_HEADER, f"signal {number} claims {per_frame} samples a frame")
-    scale = float(gain) if gain else 0.0
-    if not math.isfinite(scale):
+    facts = _facts(fmt, per_frame, skew, offset, gain, baseline, zero, name, early)
+    format_, a_frame, lag, first, steps, base, adc_zero, lead = facts
+    if not 1 <= a_frame <= MAX_SAMPLES:
+        raise Refused(Reason.BAD_HEADER, f"signal {number} claims {a_frame} samples a frame")
+    if not math.isfinite(steps):
         raise Refused(Reason.BAD_HEADER, f"the gain of signal {number} is not a finite number")
-    adc_zero = int(zero or 0)
     return Signal(
         file if file == "~" else _safe(file),
-        int(fmt),
-        per_frame,
-        int(skew or 0),
-        int(offset or 0),
-        scale,
-        adc_zero if baseline is None else int(baseline),
+        format_,
+        a_frame,
+        lag,
+        first,
+        steps,
+        base,
         units,
         adc_zero if initial is None else int(initial),
         None if checksum is None else int(checksum),
+        None if file == "~" else lead,
+    )
+
+
+@lru_cache(maxsize=512)  # the records of an archive say the same of their signals, but for files, samples and checksums
+def _facts(
+    fmt: str,
+    per_frame: str | None,
+    skew: str | None,
+    offset: str | None,
+    gain: str | None,
+    baseline: str | None,
+    zero: str | None,
+    name: str | None,
+    early: str | None,
+) -> tuple[int, int, int, int, float, int, int, str | None]:
+    """Return format, samples a frame, skew, offset, gain, baseline, ADC zero and lead from their texts."""
+    adc_zero = int(zero or 0)
+    return (
+        int(fmt),
+        1 if per_frame is None else int(per_frame),
+        int(skew or 0),
+        int(offset or 0),
+        float(gain) if gain else 0.0,
+        adc_zero if baseline is None else int(baseline),
+        adc_zero,
         # Format 0 is a signal without samples, and no lead's name is as long as 64 letters.
-        _lead_of((name or early or "")[:64]) if file != "~" and int(fmt) else None,
+        lead_of((name or early or "")[:64]) if int(fmt) else None,
     )
 
 

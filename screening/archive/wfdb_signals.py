@@ -20,7 +20,8 @@ _IN_ORDER = list(range(N_LEADS))
 
 _mV_per_unit = lru_cache(maxsize=64)(mV_per_unit)
 
-_LEADS_AT_A_TIME = 4
+_CACHE_BYTES = 2**19
+"""So much of a record is turned into millivolts at once: half of what a core's second cache holds."""
 
 MIN_STEPS_PER_MV = 1e-3
 """A converter whose one step is a volt or more did not measure an ECG."""
@@ -204,10 +205,11 @@ def _decode_group(group: _Group, frames: int, header: Header) -> tuple[np.ndarra
     lowest = missing_value(group.format)
     block = np.empty((len(used), frames * used[0][1].per_frame), np.float32)
     wrong: list[str | None] = []
-    # A few leads at a time stay in the processor's cache, and their samples need no large memory of their own.
-    for first in range(0, len(used), _LEADS_AT_A_TIME):
-        some = used[first : first + _LEADS_AT_A_TIME]
-        part = block[first : first + _LEADS_AT_A_TIME]
+    # What stays in the processor's cache: all leads of an ECG, few of a long recording.
+    at_once = max(1, _CACHE_BYTES // max(1, block.shape[1] * (stored.itemsize + block.itemsize)))
+    for first in range(0, len(used), at_once):
+        some = used[first : first + at_once]
+        part = block[first : first + at_once]
         digital = _columns(stored, some)
         signals = [signal for _, signal in some]
         if is_summed:

@@ -11,9 +11,8 @@ that a refusal is rare and right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,13 @@ from scipy import fft
 
 from screening.contract import DERIVED_LEADS, LEADS, QUALITY_LIMITS, Reason
 from screening.signal.preprocess import fill_gaps
+from screening.signal.spectra import spectra
 
 JUDGED_S = 10.0
-ECG_BAND_HZ = (0.5, 40.0)
-QRS_BAND_HZ = (5.0, 40.0)
-T_LOW_HZ = 0.8
-NOISE_TOP_HZ = 125.0
-"""Electromyogram and amplifier noise are measured from 40 Hz up to here, or to the Nyquist frequency."""
-MAINS_HZ = (50.0, 60.0)
 FLAT_BLOCK_S = 0.2
 FLAT_STEP_MV = 5e-4  # less than one step of any recorder
 ABSURD_MV = 1e6
 """Beyond this nothing else is measured: single precision would overflow."""
-HANN_POWER = 3 / 8  # mean square of the window
 LEAD_I_WEIGHTS = np.zeros(12)
 LEAD_I_WEIGHTS[5:] = (-0.66, -0.36, 0.08, 0.08, 0.05, 0.09, 0.41)  # aVF, V1..V6
 """Lead I from the others, by least squares (``python -m tests.studies.quality_limits``)."""
@@ -203,8 +196,8 @@ def _measure_whole(
 ) -> dict[str, np.ndarray]:
     """Measure recordings without gaps, (records, 12, samples) in mV, whose extremes are (records, 12, 1)."""
     records, leads, n = signal.shape
-    spectrum = _Spectrum(signal, rate_hz)
-    ecg = spectrum.band(*ECG_BAND_HZ, rate_hz=100.0)
+    found = spectra(signal, rate_hz)
+    ecg = found.ecg_mV
     # Fifths, of a second or more; their median, so that one artefact does not count.
     parts = max(1, min(5, int(n / rate_hz)))
     windows = ecg[..., : ecg.shape[2] // parts * parts].reshape(records, leads, parts, -1)
@@ -216,9 +209,8 @@ def _measure_whole(
     ]
     residual = np.max(residuals, axis=0)
     limb_size = np.sqrt(np.square(ecg[:, :6]).mean(axis=(1, 2)))
-    qrs, below = spectrum.products(*QRS_BAND_HZ), spectrum.products(T_LOW_HZ, QRS_BAND_HZ[0])
-    size = np.sqrt(np.diagonal(qrs, axis1=1, axis2=2)[:, 6:])
-    chest = qrs[:, 6:, 6:] / np.maximum(size[:, :, None] * size[:, None], 1e-12)
+    size = np.sqrt(np.diagonal(found.qrs, axis1=1, axis2=2)[:, 6:])
+    chest = found.qrs[:, 6:, 6:] / np.maximum(size[:, :, None] * size[:, None], 1e-12)
     flat = _flat(signal, rate_hz)
     return {
         "flat_fraction": flat.max(axis=1),
@@ -227,84 +219,12 @@ def _measure_whole(
         "lead_amplitude_mV": amplitude.min(axis=1),
         "einthoven_mV": residual,
         "einthoven_share": residual / np.maximum(limb_size, 1e-9),
-        "mains_mV": np.sqrt(np.max([spectrum.peak_power(f) for f in MAINS_HZ], axis=0).max(axis=1)),
-        "baseline_mV": np.sqrt(spectrum.power(0.5 / JUDGED_S, ECG_BAND_HZ[0]).max(axis=1)),
-        "noise_mV": spectrum.noise().max(axis=1),
-        "lead_I_likeness": _lead_I_likeness(qrs + below),
+        "mains_mV": found.mains_mV.max(axis=1),
+        "baseline_mV": found.baseline_mV.max(axis=1),
+        "noise_mV": found.noise_mV.max(axis=1),
+        "lead_I_likeness": _lead_I_likeness(found.qrs + found.below),
         "chest_likeness": chest[:, *np.triu_indices(6, 1)].max(axis=1),
     }
-
-
-class _Spectrum:
-    """The transforms of recordings, (records, 12, bins), and what is read off them."""
-
-    def __init__(self, signal: np.ndarray, rate_hz: float) -> None:
-        self._n = signal.shape[2]
-        self._step_hz = rate_hz / self._n
-        self._bins = _each(fft.rfft, signal - signal.mean(axis=2, keepdims=True))
-
-    def _slice(self, low_hz: float, high_hz: float) -> slice:
-        top = self._bins.shape[2]
-        return slice(*(min(int(np.ceil(hz / self._step_hz)), top) for hz in (low_hz, high_hz)))
-
-    def power(self, low_hz: float, high_hz: float) -> np.ndarray:
-        """Mean square of each lead between two frequencies, mV^2."""
-        part = self._bins[..., self._slice(low_hz, high_hz)]
-        return 2 * (np.square(part.real) + np.square(part.imag)).sum(axis=2) / self._n**2
-
-    def peak_power(self, hz: float) -> np.ndarray:
-        """Mean square of each lead at one frequency above what its neighbourhood holds, mV^2.
-
-        Under a Hann window, or a step of the baseline, whose spectrum is wide, would look like mains.
-        """
-        kept = self._slice(hz - 3, hz + 3)
-        if kept.start < 1 or kept.stop + 1 > self._bins.shape[2]:
-            return np.zeros(self._bins.shape[:2], np.float32)
-        bins = self._bins[..., kept.start - 1 : kept.stop + 1]
-        bins = bins[..., 1:-1] / 2 - (bins[..., :-2] + bins[..., 2:]) / 4
-        power = 2 * (np.square(bins.real) + np.square(bins.imag)) / self._n**2 / HANN_POWER
-        off_hz = np.abs(np.arange(kept.start, kept.stop) * self._step_hz - hz)
-        near, around = off_hz <= 0.5, off_hz > 1
-        if not (near.any() and around.any()):
-            return np.zeros(self._bins.shape[:2], np.float32)
-        return np.maximum(power[..., near].sum(axis=2) - power[..., around].mean(axis=2) * near.sum(), 0)
-
-    def band(self, low_hz: float, high_hz: float, *, rate_hz: float, without: tuple[float, ...] = ()) -> np.ndarray:
-        """Return the leads limited to a band, at about ``rate_hz``."""
-        kept = self._slice(low_hz, high_hz)
-        n = fft.next_fast_len(max(2 * kept.stop, round(rate_hz * self._seconds)), real=True)
-        bins = np.zeros((*self._bins.shape[:2], n // 2 + 1), self._bins.dtype)
-        bins[..., kept] = self._bins[..., kept]
-        for hz in without:
-            bins[..., self._slice(hz - 1, hz + 1)] = 0
-        return _each(partial(fft.irfft, n=n), bins) * np.float32(n / self._n)
-
-    def noise(self) -> np.ndarray:
-        """Median over tenths of a second of the root mean square above 40 Hz without mains: QRS edges do not count."""
-        top_hz = min(NOISE_TOP_HZ, self._bins.shape[2] * self._step_hz)
-        if top_hz <= ECG_BAND_HZ[1] + 5:
-            return np.zeros(self._bins.shape[:2], np.float32)
-        harmonics = tuple(f * k for f in MAINS_HZ for k in (1, 2))
-        high = self.band(ECG_BAND_HZ[1], top_hz, rate_hz=2 * NOISE_TOP_HZ, without=harmonics)
-        blocks = max(1, round(self._seconds / 0.1))
-        length = high.shape[2] // blocks
-        parts = high[..., : blocks * length].reshape(*high.shape[:2], blocks, length)
-        return np.sqrt(np.median(np.square(parts).mean(axis=3), axis=2))
-
-    @property
-    def _seconds(self) -> float:
-        return 1 / self._step_hz
-
-    def products(self, low_hz: float, high_hz: float) -> np.ndarray:
-        """Return the sums of products of the leads within a band, (records, 12, 12)."""
-        part = np.ascontiguousarray(self._bins[..., self._slice(low_hz, high_hz)])
-        parts = part.view(part.real.dtype)  # real and imaginary parts one after the other
-        return _each(lambda leads: leads @ leads.T, parts).astype(np.float64)
-
-
-def _each(transform: Callable[[np.ndarray], np.ndarray], records: np.ndarray) -> np.ndarray:
-    """Transform record by record: how many travel together must not decide how a library computes one."""
-    return np.stack([transform(record) for record in records])
 
 
 def _lead_I_likeness(products: np.ndarray) -> np.ndarray:
@@ -324,7 +244,13 @@ def _flat(signal: np.ndarray, rate_hz: float) -> np.ndarray:
     if not blocks:
         return np.zeros(signal.shape[:2])
     parts = signal[..., : blocks * length].reshape(*signal.shape[:2], blocks, length)
-    return np.asarray((parts.max(axis=3) - parts.min(axis=3) < FLAT_STEP_MV).mean(axis=2))
+    # Four samples show of nearly every block that it moves; the others are looked through.
+    first, *others = (parts[..., i * (length - 1) // 3] for i in range(4))
+    still = np.abs(others[0] - first) < FLAT_STEP_MV
+    for other in others[1:]:
+        still &= np.abs(other - first) < FLAT_STEP_MV
+    still[still] = np.ptp(parts[still], axis=1) < FLAT_STEP_MV
+    return still.mean(axis=2)
 
 
 def _clipped(at_limit: np.ndarray, rate_hz: float, flat: np.ndarray) -> np.ndarray:

@@ -109,5 +109,6 @@ def test_an_answer_that_was_cut_is_the_storages_fault(
         return bytes(cat_file(self, path, **options))[:1000]
 
     monkeypatch.setattr(type(archive.filesystem), "cat_file", cut)
+    monkeypatch.setattr("screening.archive.reader.objects_below", lambda *_: None)
     with pytest.raises(OSError, match="storage gave 1000 of 120000 bytes"):
         ArchiveReader(archive.url, s3).read("r.hea", "id", version=version)

@@ -1,6 +1,6 @@
 """All benchmarks, one table, ratios first: ``make bench``.
 
-    python -m tests.benchmarks [--archive DIR] [--model BUNDLE] [--memory] [--scale] [--json OUT]
+    python -m tests.benchmarks [--archive DIR] [--model BUNDLE] [--memory] [--scale] [--only NAMES] [--json OUT]
 
 Without --archive it unpacks the shared PTB-XL records (SCREENING_TEST_DATA, default ../shared/data); where those are
 not, it simulates an archive and says so. Needs a quiet machine; takes some twenty minutes on two cores, --memory as much
@@ -26,6 +26,7 @@ from tests.benchmarks import (
     bench_memory,
     bench_pack,
     bench_plan,
+    bench_remote,
     bench_run,
     bench_scaling,
     bench_scoring,
@@ -69,14 +70,14 @@ def by_itself(module: str, arguments: list[str], folder: Path) -> dict[str, Any]
     return found
 
 
-def reader(archive: Path, folder: Path) -> Report:
+def reader(archive: Path, folder: Path, rate: str) -> Report:
     """Time our WFDB reader against wfdb's and against the bare samples."""
     figures = by_itself("bench_reader", ["--archive", str(archive)], folder)
     seconds = figures["seconds_a_record"]
-    aims = {"wfdb.rdrecord": ">= 50"}
+    aims = {"wfdb.rdrecord": ">= 50", "numpy.fromfile": ">= 0.5"}
     rows = tuple(
         Row(
-            f"{name} / ArchiveReader.read, seconds a record",
+            f"{name} / ArchiveReader.read, seconds a record{rate}",
             spread(ratios),
             f"{spread(1e3 * s for s in seconds['screening'])} ms",
             f"{spread(1e3 * s for s in seconds[name])} ms",
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="the driver's memory, too")
     parser.add_argument("--memory-sizes", default=",".join(map(str, bench_memory.SIZES)), help="[%(default)s]")
     parser.add_argument("--scale", action="store_true", help="planning, cataloguing and the engine at scale, too")
+    parser.add_argument("--only", help="names of benchmarks, separated by commas [all]")
     parser.add_argument("--json", type=Path, help="write everything measured here, too")
     options = parser.parse_args()
     where = machine()
@@ -125,37 +127,44 @@ def main() -> None:
     small, large = sorted(int(size) for size in options.sizes.split(","))
     reports: list[Report] = []
     failures: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="screening-bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="screening-bench-") as place:
+        folder = Path(place)
         archive = options.archive or real_archive(folder)
         if archive is None:
             print("No real recordings: simulated ones at 100 Hz are measured, which read faster.", file=sys.stderr)
             archive = simulated_archive(folder, 2000)
-        benchmarks: list[Callable[[], Report]] = [
-            lambda: reader(archive, folder),
-            lambda: simulate(folder),
-            lambda: bench_run.measure(
+        benchmarks: dict[str, Callable[[], Report]] = {
+            "reader": lambda: reader(archive, folder, ""),
+            "simulate": lambda: simulate(folder),
+            "reader-100-hz": lambda: reader(simulated_archive(folder / "slow", 200), folder, " at 100 Hz"),
+            "run": lambda: bench_run.measure(
                 archive, folder, model=options.model, sizes=(small, large), rounds=options.rounds
             ),
-            lambda: bench_train.measure(rounds=options.rounds),
-            lambda: bench_pack.measure(archive, folder / "pack", records=1024, rounds=options.rounds, latency_ms=30),
-        ]
+            "train": lambda: bench_train.measure(rounds=options.rounds),
+            "remote": lambda: bench_remote.measure(archive, folder / "remote", rounds=options.rounds),
+            "pack": lambda: bench_pack.measure(
+                archive, folder / "pack", records=1024, rounds=options.rounds, latency_ms=30
+            ),
+        }
         if options.memory:
-            sizes = [int(size) for size in options.memory_sizes.split(",")]
-            benchmarks.append(lambda: bench_memory.measure(None, folder, model=options.model, sizes=sizes))
+            memory = [int(size) for size in options.memory_sizes.split(",")]
+            benchmarks["memory"] = lambda: bench_memory.measure(None, folder, model=options.model, sizes=memory)
         if options.scale:
-            benchmarks += [
-                lambda: bench_plan.measure(folder / "plan", rounds=options.rounds),
-                lambda: bench_catalog.measure(folder / "catalogs"),
-                lambda: bench_memory.measure_stubbed(folder / "stubbed"),
-                lambda: bench_scaling.measure(folder / "scaling"),
-                lambda: bench_capacity.measure(archive, folder / "capacity", rounds=options.rounds),
-            ]
+            benchmarks |= {
+                "plan": lambda: bench_plan.measure(folder / "plan", rounds=options.rounds),
+                "catalog": lambda: bench_catalog.measure(folder / "catalogs"),
+                "stubbed": lambda: bench_memory.measure_stubbed(folder / "stubbed"),
+                "scaling": lambda: bench_scaling.measure(folder / "scaling"),
+                "capacity": lambda: bench_capacity.measure(archive, folder / "capacity", rounds=options.rounds),
+            }
         # Last, because they hold this process to one thread.
-        benchmarks += [lambda: bench_stages.measure(archive), bench_scoring.measure]
-        for benchmark in benchmarks:
+        benchmarks |= {"stages": lambda: bench_stages.measure(archive), "scoring": bench_scoring.measure}
+        only = options.only.split(",") if options.only else list(benchmarks)
+        if unknown := sorted(set(only) - set(benchmarks)):
+            sys.exit(f"Error: no benchmark {', '.join(unknown)}; there are {', '.join(benchmarks)}")
+        for name in only:
             try:
-                reports.append(benchmark())
+                reports.append(benchmarks[name]())
             except Failed as error:  # the others are still worth their time
                 failures.append(str(error))
     print(show([row for report in reports for row in report.rows]))

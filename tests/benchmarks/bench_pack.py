@@ -27,7 +27,7 @@ from screening.archive import wfdb
 from screening.archive.catalog import Catalog, build_catalog, open_catalog
 from screening.archive.pack import Pack, open_pack
 from screening.archive.packed import Rows
-from screening.archive.reader import ArchiveReader
+from screening.archive.reader import ArchiveReader, nbytes_of
 from screening.recording import Recording, Rejected
 from screening.run.packing import PackSummary, pack_archive
 from screening.run.stages import keep_freed_memory
@@ -56,7 +56,7 @@ def from_archive(reader: ArchiveReader, pool: ThreadPoolExecutor | None) -> Read
         def fetch(one: tuple[str, str, str]) -> Any:
             return reader.fetch(one[2], one[0], version=one[1])
 
-        fetched = map(fetch, shard) if pool is None else ahead(pool, fetch, shard)
+        fetched = map(fetch, shard) if pool is None else ahead(pool, fetch, shard, size=nbytes_of)
         for record, found in zip(shard, fetched, strict=True):
             yield found if isinstance(found, Rejected) else wfdb.decode(record[0], *found)
 

@@ -110,8 +110,8 @@ def test_the_high_pass_by_its_slow_part_is_scipys(real: np.ndarray, seconds: flo
     whole = sosfiltfilt(sections, resampled.astype(float), padtype="even", padlen=300)
     first = (whole.shape[1] - 1000) // 2
     difference = np.abs(got - whole[:, first : first + 1000]).max(axis=1)
-    assert difference[24:36].max() < 1e-4  # beside 300 mV
-    assert np.delete(difference, np.s_[24:36]).max() < 1e-5
+    assert difference[24:36].max() < 2e-4  # beside 300 mV
+    assert np.delete(difference, np.s_[24:36]).max() < 5e-5
 
 
 def test_agrees_with_scipy_composed_the_other_way_round(real: np.ndarray) -> None:

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 from screening.archive.reader import ArchiveReader
 from screening.contract import QUALITY_LIMITS
 from screening.recording import Recording
-from screening.signal.quality import _MEASURES, QRS_BAND_HZ, T_LOW_HZ, _Spectrum, assess, measure, verdicts
+from screening.signal.quality import _MEASURES, assess, measure, verdicts
+from screening.signal.spectra import spectra
 
 PERCENTILES = (0, 0.1, 1, 50, 95, 99, 99.9, 100)
 NOTES = {"baseline_drift": "baseline_mV", "static_noise": "noise_mV", "burst_noise": "noise_mV"}
@@ -41,7 +42,8 @@ def main() -> None:
         assert isinstance(recording, Recording), recording
         found.append(assess(recording.signal_mV[None], recording.rate_hz))
         likeness.append(float(measure(recording.signal_mV[None], recording.rate_hz)["lead_I_likeness"][0]))
-        products += _Spectrum(recording.signal_mV[None], recording.rate_hz).products(T_LOW_HZ, QRS_BAND_HZ[1])[0]
+        whole = spectra(recording.signal_mV[None], recording.rate_hz)
+        products += whole.qrs[0] + whole.below[0]
     print(f"{'':20s}" + "".join(f"{p:>10g}%" for p in PERCENTILES))
     for name in _MEASURES:
         values = np.array([float(q[name][0]) for q in found])

@@ -1,0 +1,133 @@
+"""Objects of S3 in one request: as fsspec gives them, and never a word of its own where it cannot."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from screening.archive import objects
+from screening.archive.objects import Objects, objects_below
+from screening.archive.reader import ArchiveReader, Fetched
+from screening.contract import Reason
+from screening.recording import Rejected
+from screening.storage import Folder
+from tests import wfdb_files
+
+NAMES = ("a/r", "b c/é%20+", "d/x=1,y")
+
+
+@pytest.fixture
+def archive(s3: dict[str, Any]) -> Folder:
+    folder = Folder(f"s3://screening/{uuid.uuid4().hex}", s3)
+    for name in NAMES:
+        stem = name.rsplit("/", 1)[1]
+        for file, data in wfdb_files.record(stem).items():
+            folder.write(f"{name.rsplit('/', 1)[0]}/{file}", data)
+    folder.write("empty.hea", b"")
+    return folder
+
+
+def through_fsspec(archive: Folder) -> ArchiveReader:
+    reader = ArchiveReader(archive.url, archive.storage_options)
+    reader._objects = None
+    return reader
+
+
+@pytest.mark.parametrize("name", [*NAMES, "empty", "absent", "a/../b"])
+@pytest.mark.parametrize("version", [None, "hea:0000000000"])
+def test_the_reader_gives_what_it_gives_through_fsspec(archive: Folder, name: str, version: str | None) -> None:
+    ours = ArchiveReader(archive.url, archive.storage_options)
+    assert ours.fetch(f"{name}.hea", "id", version=version) == through_fsspec(archive).fetch(
+        f"{name}.hea", "id", version=version
+    )
+
+
+def test_a_record_is_read_without_a_request_of_fsspec(archive: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ArchiveReader(archive.url, archive.storage_options)
+    fs, _ = reader._open()
+    for name in ("cat_file", "info", "exists"):
+        monkeypatch.setattr(fs, name, lambda *_, **__: pytest.fail("fsspec was asked"))
+    found = reader.fetch("a/r.hea", "id", version="hea:?")
+    assert isinstance(found, Fetched)
+    assert found.files == {name: data for name, data in wfdb_files.record("r").items() if not name.endswith(".hea")}
+
+
+def test_an_object_tells_its_whole_size_and_the_mark_of_listings(archive: Folder, s3: dict[str, Any]) -> None:
+    below = objects_below(archive.url, s3)
+    assert below is not None
+    data = wfdb_files.record("r")["r.hea"]
+    found = below.get("a/r.hea", 5)
+    assert found is not None
+    (entry,) = (e for e in archive.filesystem.ls(archive.path("a"), detail=True) if e["name"].endswith(".hea"))
+    assert (found.data, found.size, found.token) == (data[:5], len(data), entry["ETag"].strip('"'))
+
+
+def test_a_file_that_was_replaced_is_told_by_the_answer_that_gave_it(archive: Folder) -> None:
+    reader = ArchiveReader(archive.url, archive.storage_options)
+    found = reader.fetch("a/r.hea", "id", version=".hea:0123456789")
+    assert found == Rejected("id", Reason.CHANGED, "a file of the record is not the one that was catalogued")
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("gs://bucket/a", {"key": "k", "secret": "s"}),
+        ("s3://bucket/a", {}),  # a profile or a role, which the library under s3fs finds
+        ("s3://bucket/a", {"key": "k", "secret": "s", "requester_pays": True}),
+        ("s3://bucket/a", {"key": "k", "secret": "s", "client_kwargs": {"verify": False}}),
+        ("s3://", {"key": "k", "secret": "s"}),
+    ],
+)
+def test_what_is_not_understood_is_left_to_fsspec(
+    url: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert objects_below(url, options) is None
+
+
+def test_without_the_library_fsspec_reads(s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "find_spec", lambda _: None)
+    assert objects_below("s3://screening/a", s3) is None
+
+
+class _Short(BaseHTTPRequestHandler):
+    """Promises more than it gives, and counts how often it was asked."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(206)
+        for name, value in {"Content-Length": "100", "Content-Range": "bytes 0-99/100", "ETag": '"x"'}.items():
+            self.send_header(name, value)
+        self.send_header("Last-Modified", "Mon, 23 Nov 2026 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(b"only this")
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def short() -> Iterator[Objects]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Short)
+    Thread(target=server.serve_forever, daemon=True).start()
+    _Short.asked = 0
+    found = objects_below(
+        "s3://bucket/a", {"key": "k", "secret": "s", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
+    )
+    assert found is not None
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_body_that_was_cut_is_nothing_and_who_cuts_all_is_asked_no_more(short: Objects) -> None:
+    assert [short.get("r.dat", 1000) for _ in range(20)] == [None] * 20
+    assert _Short.asked == objects._FAILURES
