@@ -9,30 +9,26 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import ray
-import ray.data
 from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 from ray._private.node import Node
-from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
-from ray.data._internal.execution.interfaces import ExecutionResources
 
 from screening.errors import Interrupted, UserError
-from screening.storage import forbid_pickled_columns, private_folder
+from screening.storage import private_folder
 from screening.telemetry import send_nothing
 from screening.watch import answers, is_listening, watched
-
-forbid_pickled_columns()
 
 OBJECT_STORE_BYTES = 2**30
 """Of a Ray started here: decoded shards on their way to the scorers, 12 MB each, and little more."""
@@ -40,19 +36,29 @@ GONE_LOOKS, GONE_LOOKS_ELSEWHERE = 3, 40
 """Seconds for which Ray's processes must be gone: a cluster's may come back; without them Ray ends us after 60, wordlessly."""
 
 
+_STARTED_HERE = threading.Event()
+
+
+def is_ours() -> bool:
+    """Whether Ray was started here, for this process alone."""
+    return _STARTED_HERE.is_set()
+
+
 @contextmanager
-def cluster(address: str | None) -> Iterator[None]:
+def cluster(address: str | None, *, ready_with: Sequence[str] = ()) -> Iterator[None]:
     """Join a Ray cluster, or start Ray on this machine and end it afterwards.
 
     Parameters
     ----------
     address
         As ``ray.init`` takes it; None means the cluster of the Ray job, where this is one, or this machine.
+    ready_with
+        Modules that the processes of a Ray on this machine import while they wait for work.
 
     Raises
     ------
     UserError
-        The cluster cannot be reached.
+        The cluster cannot be reached, does not let us in, is of other versions, or has no CPU.
     Interrupted
         Ray's own processes ended while the block ran.
     """
@@ -64,12 +70,14 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of Ray's own helpers, which are printed otherwise
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS")
+    if named:
+        _require_somebody(named)
     try:
         with _native_stderr_closed(), _our_sigterm():
             if named:
                 ray.init(address=named, **quiet)
             else:
-                _start_here(quiet)
+                _start_here(quiet, ready_with)
     except Exception as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         # Of a Ray that starts here a wrong setting is a ValueError; what waits in vain for a process that ended is not, and is
@@ -78,24 +86,68 @@ def cluster(address: str | None) -> Iterator[None]:
             raise Interrupted(f"the processes of {_where(named)} ended while they started") from error
         if not named and not isinstance(error, ValueError):
             raise Interrupted(f"the processes of {_where(named)} did not start, or ended meanwhile: {said}") from error
-        raise UserError(
-            f"cannot reach {_where(named)}: {said}; "
-            "check the address, and export RAY_AUTH_MODE=token where the cluster asks for a token"
-        ) from error
+        raise UserError(_refused(named, error, said)) from error
     ray._private.worker._worker_logs_enabled = False  # it prints a worker's death on standard output, where JSON may go
-    with _watched(named) as lost, nullcontext() if named else _without_helpers_of_ray_data():
+    with _watched(named) as lost:
         try:
+            if not named:
+                _STARTED_HERE.set()
+            if ray.cluster_resources().get("CPU", 0) < 1:  # a task would wait for ever
+                raise UserError(
+                    f"{_where(named)} has no CPU to work with; wait until `ray status` shows its workers, or add machines"
+                )
             yield
         except KeyboardInterrupt:
             if lost.is_set():
                 raise Interrupted(f"the processes of {_where(named)} ended while they were at work") from None
             raise
         finally:
+            _STARTED_HERE.clear()
             _end(lost)
 
 
 def _where(named: str | None) -> str:
     return f"a Ray cluster at {named}" if named else "Ray on this machine"
+
+
+def _require_somebody(named: str) -> None:
+    """Look whether anything answers at all: Ray itself would ask for minutes."""
+    if named in ("auto", "local"):
+        return
+    if "://" in named:
+        raise UserError(
+            f"{named} is not the address of a Ray cluster as its own machines use it, HOST:6379; from elsewhere submit a job "
+            "(`ray job submit --address http://HOST:8265 ... -- python jobs/screen.py`)"
+        )
+    host, _, port = named.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"the address {named} of a Ray cluster must be HOST:PORT, for example 10.0.0.5:6379")
+    if not answers(named):
+        raise UserError(
+            f"nobody answers at {named}; start the Ray cluster, or mend --address (or RAY_ADDRESS): "
+            "the head's host and port, 6379 by default"
+        )
+
+
+def _refused(named: str | None, error: Exception, said: str) -> str:
+    """Return a sentence on a Ray that answers and cannot be joined."""
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+    if len(versions) == 2:
+        (theirs, their_python), (ours, our_python) = versions
+        return (
+            f"{_where(named)} runs Ray {theirs} on Python {their_python}, and here is Ray {ours} on Python {our_python}; "
+            "both must be the same: install the versions of constraints.txt on every machine"
+        )
+    if named and isinstance(error, ConnectionError) and str(error).startswith("Failed to connect"):
+        return (
+            f"{named} answers, and lets nobody in with the token that is (or is not) given here; export RAY_AUTH_MODE=token "
+            "and the cluster's token as RAY_AUTH_TOKEN, or its file as RAY_AUTH_TOKEN_PATH, and check that the port is that "
+            "of Ray's head"
+        )
+    mend = (
+        "check the address, and start this on a machine of the cluster" if named else "check the variables RAY_... here"
+    )
+    return f"cannot reach {_where(named)}: {said}; {mend}"
 
 
 @contextmanager
@@ -123,41 +175,6 @@ def _watched(named: str | None) -> AbstractContextManager[threading.Event]:
     )
 
 
-class _Alone(ClusterAutoscaler):
-    """What Ray Data is told of a Ray that is this machine: it has what it has."""
-
-    def try_trigger_scaling(self) -> None:
-        """Do nothing."""
-
-    def on_executor_shutdown(self) -> None:
-        """Do nothing."""
-
-    def get_total_resources(self) -> ExecutionResources:
-        """Return all there is."""
-        return ExecutionResources.from_resource_dict(ray.cluster_resources())
-
-
-class _Nobody:
-    """Takes Ray Data's statistics, which have no reader here, in the place of an actor."""
-
-    def __getattr__(self, name: str) -> _Nobody:
-        return self
-
-    def remote(self, *_: object) -> None:
-        """Do nothing."""
-
-
-@contextmanager
-def _without_helpers_of_ray_data() -> Iterator[None]:
-    """Keep Ray Data from starting actors for statistics and for more machines: seconds, for which the first shard waits."""
-    with (
-        patch("ray.data._internal.stats.get_or_create_stats_actor", _Nobody),
-        patch("ray.data.dataset._StatsManager.gen_dataset_id_from_stats_actor", lambda: secrets.token_hex(16)),
-        patch("ray.data._internal.execution.streaming_executor.create_cluster_autoscaler", lambda *_, **__: _Alone()),
-    ):
-        yield
-
-
 def _end(lost: threading.Event) -> None:
     """Leave Ray; what is left of one that died under us is not asked, because nobody would answer."""
     if not lost.is_set():
@@ -168,13 +185,15 @@ def _end(lost: threading.Event) -> None:
     ray._private.worker._global_node.kill_all_processes(check_alive=False)
 
 
-def _start_here(quiet: dict[str, Any]) -> None:
+def _start_here(quiet: dict[str, Any], ready_with: Sequence[str]) -> None:
     """Start Ray on this machine, for this process and its token only."""
     # Ray opens its session to everybody (mode 0777), and spills recordings into it: so it lies in a folder of ours.
     sessions = private_folder(get_default_system_temp_dir())
     # Ray 2.60 turns the address 127.0.0.1, where it is asked for, into that of the network card. On systems on which it
     # supports no clusters it stays on the loopback address, and so it does here for as long as it starts.
     meanwhile = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    if ready_with:
+        meanwhile["RAY_preload_python_modules"] = ",".join(ready_with)
     if sys.platform == "linux":
         meanwhile["GLOO_SOCKET_IFNAME"] = "lo"  # of the workers of a training, among themselves
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+import time
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
 import ray
 
+import screening.cluster
 from screening.cluster import cluster
 from screening.errors import Interrupted, UserError
+
+
+@pytest.fixture(autouse=True)
+def no_ray_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process: a Ray that other tests of this one have started would be taken as it is."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
 
 GONE = "Timed out waiting for file /x/gcs_server_port"
 
@@ -22,11 +34,18 @@ GONE = "Timed out waiting for file /x/gcs_server_port"
         (None, ValueError("a bad path\nand more"), UserError, "cannot reach Ray on this machine: a bad path; check"),
         (
             "h:1",
-            ConnectionError("nobody there"),
+            ConnectionError("nobody there\nat all"),
             UserError,
-            "cannot reach a Ray cluster at h:1: nobody there; check the address",
+            "cannot reach a Ray cluster at h:1: nobody there; check the address, and start this on a machine of the cluster",
         ),
         ("h:1", RuntimeError(), UserError, "cannot reach a Ray cluster at h:1: RuntimeError; check the address"),
+        (
+            "h:1",
+            ConnectionError("Failed to connect to Ray cluster at h:1"),
+            UserError,
+            "h:1 answers, and lets nobody in with the token that is (or is not) given here; export RAY_AUTH_MODE=token and "
+            "the cluster's token as RAY_AUTH_TOKEN",
+        ),
     ],
 )
 def test_a_ray_that_cannot_be_had(
@@ -34,9 +53,62 @@ def test_a_ray_that_cannot_be_had(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with (
-        patch.object(ray, "is_initialized", lambda: False),
+        patch.object(screening.cluster, "answers", lambda _: True),
         patch.object(ray, "init", side_effect=raised),
         pytest.raises(expected, match=re.escape(said)),
         cluster(address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_nobody_at_the_address(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself asks for minutes, and for ever where the port lets nobody in."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening: so nobody else does
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        if how == "environment":
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        begun = time.monotonic()
+        with (
+            pytest.raises(UserError, match=f"nobody answers at {address}; start the Ray cluster, or mend --address"),
+            cluster(address if how == "option" else None),
+        ):
+            pass
+        assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "http://head:8265",
+            "not the address of a Ray cluster as its own machines use it, HOST:6379; from elsewhere submit",
+        ),
+        (
+            "ray://head:10001",
+            "not the address of a Ray cluster as its own machines use it, HOST:6379; from elsewhere submit",
+        ),
+        ("head", "the address head of a Ray cluster must be HOST:PORT, for example 10.0.0.5:6379"),
+        ("head:port", "the address head:port of a Ray cluster must be HOST:PORT"),
+        ("no-such-host.invalid:6379", "nobody answers at no-such-host.invalid:6379; start the Ray cluster, or mend"),
+    ],
+)
+def test_an_address_that_is_none(address: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)), cluster(address):
+        pass
+
+
+def test_a_cluster_without_a_cpu() -> None:
+    """As one has whose head leads and whose workers are not there yet: a task would wait for ever."""
+    with (
+        patch.object(ray, "is_initialized", lambda: False),
+        patch.object(ray, "init"),
+        patch.object(ray, "cluster_resources", lambda: {"memory": 1e9, "node:__internal_head__": 1.0}),
+        patch.object(screening.cluster, "answers", lambda _: True),
+        patch.object(screening.cluster, "_watched", lambda _: nullcontext(threading.Event())),
+        patch.object(screening.cluster, "_end"),
+        pytest.raises(UserError, match="a Ray cluster at h:1 has no CPU to work with; wait until `ray status` shows"),
+        cluster("h:1"),
     ):
         pass

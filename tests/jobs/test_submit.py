@@ -11,12 +11,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from screening.archive.catalog import build_catalog
 from screening.archive.labels import load_rule
@@ -41,10 +42,14 @@ def free_port() -> int:
 @dataclass
 class Head:
     url: str
+    control: str  # HOST:PORT, as its own machines use it
     environment: dict[str, str]
 
-    def submit(self, submission_id: str, *entry: str | Path) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, submission_id: str, *entry: str | Path, variables: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [RAY, "job", "submit", "--address", self.url, "--submission-id", submission_id]
+        command += ["--runtime-env-json", json.dumps({"env_vars": variables or {}})]
         command += ["--working-dir", str(PROJECT / "jobs"), "--", sys.executable, *map(str, entry)]
         deadline = time.monotonic() + 60
         while True:
@@ -53,6 +58,39 @@ class Head:
             if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
                 return done
             time.sleep(1)
+
+    def listed(self, submission_id: str) -> str:
+        """Return what ``ray job list`` shows of a job."""
+        command = [RAY, "job", "list", "--address", self.url]
+        shown = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+        (entry,) = [each for each in shown.split("JobDetails(") if f"'{submission_id}'" in each]
+        return entry
+
+    @contextmanager
+    def other_versions(self, **versions: str) -> Iterator[None]:
+        """Let the cluster say that it is of other versions than it is."""
+        change = (
+            "import sys; from ray._raylet import GcsClient; from ray._private.ray_constants import KV_NAMESPACE_CLUSTER as n\n"
+            "c = GcsClient(address=sys.argv[1]); k = b'CLUSTER_METADATA'; print(c.internal_kv_get(k, n).decode())\n"
+            "c.internal_kv_put(k, sys.argv[2].encode(), True, n)"
+        )
+
+        def say(metadata: str) -> str:
+            command = [sys.executable, "-c", change, self.control, metadata]
+            return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+
+        before = say("{}")
+        say(json.dumps(json.loads(before) | versions))
+        try:
+            yield
+        finally:
+            say(before)
+
+    def screening(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside the head, as somebody who is logged in on its machine."""
+        command = [sys.executable, "-m", "screening", *map(str, arguments)]
+        environment = {**self.environment, **variables}
+        return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +130,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    found = Head(f"http://127.0.0.1:{dashboard}", environment)
+    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", environment)
     try:
         deadline = time.monotonic() + 120
         while not answers(found.url, token.read_text()):
@@ -126,6 +164,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "catalog"
 
 
+@pytest.mark.long
 def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     entry = (
@@ -146,17 +185,97 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     (run,) = [Folder(str(path.parent)) for path in (tmp_path / "runs").glob("*/manifest.json")]
     assert (read_manifest(run) or {})["counts"]["planned"] == 150
     assert list(faults(run)) == []
+    of_it = head.listed("screen-2026-11-22")
+    for name, value in {"run_id": run.url.rpartition("/")[2], "records": "150", "published": "True"}.items():
+        assert f"'{name}': '{value}'" in of_it
 
     entry_report = ("report.py", "--runs", tmp_path / "runs", "--catalog", catalog, "--out", tmp_path / "report")
-    reported = head.submit("report-2026-11-22", *entry_report, "--state", tmp_path / "state")
+    reported = head.submit("report-2026-11-22", *entry_report, variables={"SCREENING_STATE": str(tmp_path / "state")})
     assert reported.returncode == 0, reported.stdout + reported.stderr
     assert "Kept in MLflow: run " in reported.stdout
+    assert (tmp_path / "state" / "mlflow").is_dir()  # the runtime environment reached the job
+    assert "'records': '150'" in head.listed("report-2026-11-22")
     assert "<svg" in (tmp_path / "report" / "report.html").read_text()
     assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
 
     again = head.submit("screen-2026-11-22", *entry)
     assert again.returncode != 0  # the id guards against a night that is started twice
     assert "already exists" in again.stdout + again.stderr
+
+
+def test_a_night_as_a_job_is_the_same_as_at_home(head: Head, catalog: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+
+    def settings(place: str) -> Path:
+        """Write the settings of a night that keeps all it makes in ``place``."""
+        folder = tmp_path / place
+        folder.mkdir()
+        path = folder / "nightly.yaml"
+        path.write_text(
+            f"archive: {catalog.parent / 'archive'}\ndeidentified: true\nlabels: ptbxl-mi\nmodel: {bundle.path}\n"
+            f"catalog: {folder / 'catalog'}\nruns: {folder / 'runs'}\nreport: {folder / 'report'}\n"
+            "mlflow: false\nworklist: false\nreporting: {draws: 500}\n"
+            "run: {attribution: none, shard_records: 32, workers: 2}\n"
+        )
+        return path
+
+    def results(place: str) -> dict[str, bytes]:
+        runs = tmp_path / place / "runs"
+        return {str(path.relative_to(runs)): path.read_bytes() for path in runs.glob("*/results/*.parquet")}
+
+    there = ("--settings", settings("cluster"), "--date", "2026-11-22")
+    asked = head.screening("nightly", *there, "--id", SCREENING_STATE=str(tmp_path / "state"))
+    night = asked.stdout.strip()
+    assert night.startswith("2026-11-22-"), asked.stderr
+    variables = {"SCREENING_STATE": str(tmp_path / "state")}
+    done = head.submit(night, "nightly.py", *there, variables=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = head.listed(night)
+    assert f"'night': '{night}'" in shown
+    assert "'outcome': 'published', 'planned': '150'" in shown
+    again = head.submit(night, "nightly.py", *there, variables=variables)
+    assert "already exists" in again.stdout + again.stderr
+    assert again.returncode != 0
+
+    here = ("nightly", "--settings", settings("home"), "--date", "2026-11-22")
+    at_home = head.screening(*here, SCREENING_STATE=str(tmp_path / "state"))
+    assert at_home.returncode == 0, at_home.stderr
+    assert len(results("home")) == 5
+    assert results("home") == results("cluster")
+
+
+def test_what_a_cluster_refuses(head: Head, catalog: Path, tmp_path: Path) -> None:
+    """Each is one sentence that says what to do, and leaves nothing behind."""
+    bundle = make_bundle(tmp_path / "bundle")
+    run = ("run", "--catalog", catalog, "--out", tmp_path / "runs", "--model", bundle.path)
+    run += ("--address", head.control, "--attribution", "none")
+    for options, said in (
+        (("--workers", "4"), "--workers 4 leaves no CPU for reading: this Ray has 2 CPUs, so at most 3"),
+        (
+            ("--device", "cuda"),
+            "device is cuda, but Ray sees no GPU; choose device auto or cpu, or a cluster with GPUs",
+        ),
+    ):
+        refused = head.screening(*run, *options)
+        assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+
+    with head.other_versions(ray_version="2.48.0", python_version="3.12.1"):
+        refused = head.screening(*run)
+    said = (
+        f"Error: a Ray cluster at {head.control} runs Ray 2.48.0 on Python 3.12.1, and here is Ray {ray.__version__} on"
+    )
+    assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+
+    refused = head.screening(*run, RAY_AUTH_TOKEN="0" * 64, RAY_NUM_REDIS_GET_RETRIES="3")
+    said = f"Error: {head.control} answers, and lets nobody in with the token that is (or is not) given here; export RAY_AUTH"
+    assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+    assert refused.stderr.count("Error") == 1
+    assert not list((tmp_path / "runs").glob("*/manifest.json"))
+
+    stranger = Head(head.url, head.control, {**head.environment, "RAY_AUTH_TOKEN": "0" * 64})
+    refused = stranger.submit("screen-by-a-stranger", "screen.py", "--help")
+    assert refused.returncode != 0
+    assert "401" in refused.stdout + refused.stderr or "token" in refused.stdout + refused.stderr
 
 
 @pytest.mark.long
@@ -170,6 +289,7 @@ def test_retrain_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     done = head.submit("retrain-2026-11", *entry, "--out", tmp_path / "bundle", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert load_bundle(tmp_path / "bundle").name == "tiny"
+    assert "'model': 'tiny', 'version': '1'" in head.listed("retrain-2026-11")
     listed = subprocess.run(
         [sys.executable, "-m", "screening", "models", "--state", str(tmp_path / "state"), "--json"],
         env=head.environment,
