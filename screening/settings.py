@@ -131,10 +131,23 @@ def load_settings(model: type[S], path: str | Path | None, overrides: dict[str, 
         key = ".".join(str(part) for part in first["loc"])
         top = str(first["loc"][0]) if first["loc"] else ""
         option, place = f"--{top.replace('_', '-')}", f"{path}, line {lines.get(key) or lines.get(top, 1)}: {key}"
-        source = option if top in given else place
-        known = f"; known keys are {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
-        raise UserError(f"{source}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}{known}") from error
+        source = option if top in given or path is None else place.removesuffix(": ")
+        known = (
+            f"; known keys are {', '.join(_known(model, first['loc']))}" if first["type"] == "extra_forbidden" else ""
+        )
+        shown = "" if first["type"] in ("extra_forbidden", "missing") or not key else f" (got {first['input']!r})"
+        said = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{source}: {said[0].lower()}{said[1:]}{shown}{known}") from error
+
+
+def _known(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are known where ``place`` was not."""
+    for part in place[:-1]:
+        inner = model.model_fields[str(part)].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)
 
 
 def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:

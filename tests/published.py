@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,18 @@ def publish_run(
             else:
                 row |= {"probability": None, "logit": None, "flagged": None}
             rows.append({name: row.get(name) for name in schema.names})
-        scored = sum(row["status"] == "scored" for row in rows)
-        facts = {"shard": shard, "rows": len(rows), "scored": scored, "flagged": 0, "explained": 0, "reasons": {}}
+        scored, flagged = (
+            sum(bool(row[name] == value) for row in rows) for name, value in (("status", "scored"), ("flagged", True))
+        )
+        reasons = dict(Counter(row["reason"] for row in rows if row["reason"]))
+        facts = {
+            "shard": shard,
+            "rows": len(rows),
+            "scored": scored,
+            "flagged": flagged,
+            "explained": 0,
+            "reasons": reasons,
+        }
         run.write(results_name(shard), results_bytes(pa.Table.from_pylist(rows, schema), footer=footer(plan, facts)))
     publish(run, plan, finished_shards(run, plan).values(), facts={"finished_at": finished_at})
     return run

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 import screening
+from screening.cli.log import complain, is_json
 from screening.contract import NOTICE
 from screening.errors import Interrupted, StorageError, UserError, kind_and_place
 from screening.telemetry import send_nothing
@@ -31,6 +32,7 @@ COMMANDS = {
     "failures": "Show which records were rejected, and why.",
     "verify": "Compare every byte of a run with what was published, and score a sample again.",
     "repair": "Make damaged or lost files of a run again, as they were.",
+    "nightly": "Screen what is new, report, compare with last night: the job of a clock.",
     "report": "Write the prevalence report, and the private worklist of flagged patients.",
     "explain": "Show one record: its score, its leads and its ECG.",
     "validate": "Measure sensitivity and specificity here, by readers of a sample.",
@@ -81,37 +83,36 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code: Any = group.main(arguments, prog_name="screening", standalone_mode=False)
     except UserError as error:
-        click.echo(f"Error: {error}", err=True)
+        complain(f"Error: {error}")
         code = EXIT_USAGE
     except StorageError as error:
-        click.echo(
-            f"Error: {error}; nothing is lost: start the same command again once storage answers",
-            err=True,
-        )
+        complain(f"Error: {error}; nothing is lost: start the same command again once storage answers")
         code = EXIT_INTERRUPTED
     except Interrupted as error:
-        click.echo(f"Error: {error}. {_GO_ON}", err=True)
+        complain(f"Error: {error}. {_GO_ON}")
         sys.stdout.flush()
         os._exit(EXIT_INTERRUPTED)  # Ray's native threads crash when they are taken down without the rest of Ray
     except OSError as error:
-        click.echo(f"Error: {error.strerror or error} ({type(error).__name__}); check the path or URL", err=True)
+        complain(f"Error: {error.strerror or error} ({type(error).__name__}); check the path or URL")
         code = EXIT_USAGE
     except click.ClickException as error:
-        error.show()
+        if is_json():
+            complain(error.format_message())
+        else:
+            error.show()
         code = EXIT_USAGE
     except click.exceptions.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"Interrupted. {_GO_ON}", err=True)
+        complain(f"Interrupted. {_GO_ON}")
         code = EXIT_INTERRUPTED
     except Exception as error:
         if os.environ.get("SCREENING_TRACEBACK"):
             raise
         # Not as Python would: a traceback ends with a message, and messages of libraries quote what they stumble over.
-        click.echo(
+        complain(
             f"Error: a fault of the program: {kind_and_place(error)}; with SCREENING_TRACEBACK=1 in the environment the same "
-            "command shows the whole, which may quote patients' data",
-            err=True,
+            "command shows the whole, which may quote patients' data"
         )
         code = EXIT_USAGE
     sys.exit(code if isinstance(code, int) else EXIT_DONE)

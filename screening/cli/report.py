@@ -13,10 +13,10 @@ from screening.cli import EXIT_DONE
 from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
+from screening.job import tell_job
 
 if TYPE_CHECKING:
     from screening.report.assemble import Report
-    from screening.storage import Folder
 
 
 @click.command("report")
@@ -74,10 +74,8 @@ def command(
     from datetime import UTC, datetime
 
     from screening.archive.catalog import open_catalog
-    from screening.report.assemble import figures_for_machines, keep_release, make_report, open_population
-    from screening.report.render import write_report
     from screening.report.standardise import load_reference_population
-    from screening.report.worklist import write_worklist
+    from screening.report.write import facts_of, keep_in_mlflow, write_all
     from screening.run.current import refresh
     from screening.settings import ReportSettings, load_settings
     from screening.storage import Folder
@@ -95,60 +93,36 @@ def command(
     record("report.started", where | {"worklist": worklist})  # before patients are listed anywhere
     stage("indexing published runs")
     current = refresh(folder, memory_mb=settings.memory_mb)
-    stage(f"counting {opened.records:,} records")
-    today = datetime.now(UTC).date()
-    listed = None
-    with open_population(current, opened, settings=settings, population=population, today=today) as of:
-        report = make_report(of, settings=settings, population=population)
-        paths = write_report(report.document, place)
-        keep_release(folder, report)
-        if worklist:
-            stage("writing the worklist")
-            listed = write_worklist(
-                place.folder("private"),
-                of,
-                plots=settings.worklist_plots,
-                patients=settings.worklist_patients,
-                storage_options=storage_options,
-            ).html
+    written = write_all(
+        current,
+        opened,
+        place,
+        settings=settings,
+        population=population,
+        today=datetime.now(UTC).date(),
+        worklist=worklist,
+        storage_options=storage_options,
+        on_stage=stage,
+    )
     record("report.made", where | {"run_ids": [run.run_id for run in current.indexed], "exact": settings.exact})
-    if listed is not None:
+    if written.worklist is not None:
         record("worklist.exported", where | {"patients_at_most": settings.worklist_patients})
-    figures = figures_for_machines(report.findings)
-    logged = _log(report, place, paths, figures, tracking_uri or default_tracking_uri(state)) if mlflow else None
+    logged = None
+    if mlflow:
+        logged = keep_in_mlflow(facts_of(written), place, tracking_uri=tracking_uri or default_tracking_uri(state))
+    tell_job({"runs": len(current.indexed), "records": opened.records, "mlflow_run": logged or "none"})
     if as_json:
-        facts = {"report": paths, "worklist": listed, "mlflow_run": logged, "waits": report.released.waits, **figures}
+        facts = {
+            "report": dict(written.paths),
+            "worklist": written.worklist,
+            "mlflow_run": logged,
+            "waits": written.report.released.waits,
+            **written.figures,
+        }
         click.echo(json.dumps(facts, indent=1))
     else:
-        click.echo(_text(report, paths, listed, logged))
+        click.echo(_text(written.report, written.paths, written.worklist, logged))
     return EXIT_DONE
-
-
-def _log(report: Report, place: Folder, paths: Mapping[str, str], figures: Mapping[str, Any], tracking_uri: str) -> str:
-    """Keep the report in MLflow with the newest run that it covers."""
-    import tempfile
-
-    from screening.train.tracking import log_report
-
-    findings = report.findings
-    with tempfile.TemporaryDirectory() as temporary:
-        files = {}
-        for path in paths.values():
-            name = path.removeprefix(place.path("")).lstrip("/")
-            files[name] = Path(temporary) / name
-            files[name].parent.mkdir(exist_ok=True)
-            files[name].write_bytes(place.read(name))
-        return log_report(
-            findings.models[-1].run_ids[-1] if findings.models else "none",
-            files,
-            parameters={f"report.{key}": value for key, value in report.document.facts["settings"].items()},
-            figures=figures,
-            tags={
-                "catalog_id": findings.frame.catalog_id,
-                **{f"bundle.{i}": model.bundle_sha256 for i, model in enumerate(findings.models)},
-            },
-            tracking_uri=tracking_uri,
-        )
 
 
 def _text(report: Report, paths: Mapping[str, str], listed: str | None, logged: str | None) -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from screening.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REJECTS
+from screening.cli.log import is_json, log_option, stage, tell
 from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
+from screening.job import tell_job
 
 if TYPE_CHECKING:
     from screening.run.pipeline import RunOutcome
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
 )
 @click.option("--workers", type=int, help="Scoring workers [one a GPU, or one a CPU core].")
 @click.option("--shard-records", type=int, help="Records a results file, for a new run [256 or fewer].")
-@click.option("--batch-size", type=int, help="Padded batch of the network [32 on a CPU, 512 on a GPU].")
+@click.option("--batch-size", type=int, help="Padded batch of the network [32 on a CPU, 256 on a GPU].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the network runs [auto].")
 @click.option("--reject-limit", type=float, help="Share of rejects above which the exit code is 2 [0.2].")
 @click.option("--address", help="Ray cluster to use; default: this machine, or the cluster of the Ray job.")
+@click.option("--metrics-file", help="File *.prom for the textfile collector of Prometheus' node_exporter.")
+@log_option
 @storage_option
 @state_option
 @tracking_option
@@ -54,6 +58,7 @@ def command(
     model_ref: str | None,
     config: Path | None,
     address: str | None,
+    metrics_file: str | None,
     storage_options: dict[str, Any],
     state: Path,
     tracking_uri: str | None,
@@ -68,15 +73,22 @@ def command(
     screening run --catalog catalog --out s3://bucket/runs --model models:/msaic-mi@champion --workers 8
     """
     from screening.cli.progress import RunProgress
+    from screening.run.metrics import Meter
     from screening.run.pipeline import screen
     from screening.settings import RunSettings, load_settings
 
     settings = load_settings(RunSettings, config, overrides)
     model = model_folder(model_ref, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
     what = {"catalog": logged_url(catalog), "runs": logged_url(runs)}
+    meter = Meter(metrics_file)
+
+    def hear(event: str, facts: dict[str, Any]) -> None:
+        meter(event, facts)
+        tell(event, facts)
+
     record("run.started", what | {"model": model_ref})
     try:
-        with RunProgress(quiet=as_json) as progress:
+        with RunProgress(quiet=as_json or is_json()) as progress:
             outcome = screen(
                 catalog,
                 runs,
@@ -85,8 +97,9 @@ def command(
                 address=address,
                 storage_options=storage_options,
                 packed=packed,
-                on_stage=progress.stage,
+                on_stage=stage if is_json() else progress.stage,
                 on_progress=progress.update,
+                on_event=hear,
             )
     except BaseException as error:
         with suppress(UserError):  # what ended the run is the news, not that the disk is too full to note it
@@ -97,6 +110,8 @@ def command(
         ended if outcome.published else "run.unfinished",
         what | {"run_id": outcome.run_id, "records": outcome.records, "counts": outcome.counts},
     )
+    counts = {name: outcome.counts[name] for name in ("scored", "rejected", "flagged")}
+    tell_job({"run_id": outcome.run_id, "records": outcome.records, **counts, "published": outcome.published})
     click.echo(json.dumps(_as_json(outcome), indent=1) if as_json else describe(outcome))
     if not outcome.published:
         return EXIT_INTERRUPTED

@@ -12,6 +12,7 @@ import click
 from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, state_option, tracking_option
 from screening.cli.storage import storage_option
+from screening.job import tell_job
 
 
 @click.command("train")
@@ -87,6 +88,7 @@ def command(
         "model.registered",
         {"model": registered.name, "version": registered.version, "bundle_sha256": bundle.sha256},
     )
+    tell_job({"training_id": done.training_id, "model": registered.name, "version": registered.version})
     if as_json:
         facts = {
             "training_id": done.training_id,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from screening.model.calibration import PlattCalibrator
-    from screening.model.classifier import Classifier, NetworkConfig
+    from screening.model.classifier import Classifier
     from screening.model.out_of_fold import OutOfFold
     from screening.model.reference import Reference
     from screening.signal.preprocess import Preprocessing
@@ -108,7 +108,7 @@ class Bundle:
     name: str
     version: str
     sha256: str  # content hash of bundle.json, which holds the hashes of all files
-    architecture: NetworkConfig
+    architecture: Mapping[str, Any]  # of the network, as ``NetworkConfig.to_json`` gives it
     preprocessing: Preprocessing
     input_contract_sha256: str
     calibrator: PlattCalibrator
@@ -122,10 +122,12 @@ class Bundle:
     notice: str
 
     def network(self, device: str | torch.device = "cpu") -> Classifier:
-        """Return the network with its weights, in evaluation mode, on ``device``."""
+        """Return the network with its weights, in evaluation mode, on ``device``; BundleError for an unknown kind."""
         from safetensors.torch import load_file
 
-        network = self.architecture.build()
+        from screening.model.networks import config_from_json
+
+        network = _known("architecture", config_from_json, self.architecture, self.path).build()
         with _understood(self.path / WEIGHTS):
             weights = load_file(self.path / WEIGHTS)
         try:
@@ -315,7 +317,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
     from screening.model.calibration import PlattCalibrator
-    from screening.model.networks import config_from_json
     from screening.signal.preprocess import Preprocessing
 
     contract = facts["input_contract"]
@@ -331,7 +332,7 @@ def _bundle_of(path: Path, facts: Mapping[str, Any]) -> Bundle:
         name=facts["name"],
         version=facts["version"],
         sha256=facts["sha256"],
-        architecture=_known("architecture", config_from_json, facts["architecture"], path),
+        architecture=facts["architecture"],
         preprocessing=preprocessing,
         input_contract_sha256=facts["input_contract_sha256"],
         calibrator=_known("calibrator", _made(PlattCalibrator), facts["calibrator"], path),

@@ -143,10 +143,22 @@ def make_report(of: Joined, *, settings: ReportSettings, population: ReferencePo
     return Report(_document(findings, released, settings), findings, released, name)
 
 
-def keep_release(runs: Folder, report: Report) -> None:
+def keep_release(runs: Folder, report: Report, *, made_from: str = "") -> None:
     """Note what is released, for the next night to be held against; not for a report that waits, nor an exact one."""
     if not report.released.waits and report.released.settings.threshold:
-        runs.write(report.release_name, json.dumps(report.released.to_json()).encode())
+        values = {**report.released.to_json(), "made_from": made_from}
+        runs.write(report.release_name, json.dumps(values).encode())
+
+
+def release_made_from(
+    runs: Folder, catalog: Catalog, *, settings: ReportSettings, population: ReferencePopulation
+) -> str:
+    """Return what was noted of the inputs of the last release; empty where there was none."""
+    try:
+        stored = json.loads(runs.read(f"{RELEASES}/{_release_key(catalog, settings, population.bands())}.json"))
+    except (FileNotFoundError, ValueError):
+        return ""  # what is damaged is told by whoever makes the next
+    return str(stored.get("made_from", ""))
 
 
 def _release_key(catalog: Catalog, settings: ReportSettings, age_edges: Sequence[int]) -> str:

@@ -48,6 +48,10 @@ ATTEMPTS = 20
 FOLDER = "current"
 
 
+class NothingPublished(UserError):
+    """A folder of runs holds no published run, so that there is nothing to index."""
+
+
 @dataclass(frozen=True)
 class IndexedRun:
     """A published run that is in the index."""
@@ -147,7 +151,7 @@ def refresh(runs: Folder, *, memory_mb: int = MEMORY_MB) -> Current:
     for _ in range(ATTEMPTS):
         before, published = open_current(runs), _all_published(runs)
         if not published:
-            raise UserError(
+            raise NothingPublished(
                 f"{runs.url} holds no published run; finish one with `screening run --catalog CATALOG --out {runs.url}`, "
                 "or name the folder that was its --out"
             )
@@ -194,6 +198,32 @@ def forget(
         after = _add_version(runs, before, order, published, base=None, forgotten=forgotten, memory_mb=memory_mb)
         if after is not None:
             _prune(after, 1)
+            return after
+    raise UserError(f"{runs.url}/{FOLDER} is being changed by others all the time; try again later")
+
+
+def enter_last(runs: Folder, run_id: str, *, memory_mb: int = MEMORY_MB) -> Current:
+    """Let the rows of a run win over those of all others, as if it had only just been published.
+
+    A model that is champion again finds its runs published before, and others on top of them.
+
+    Raises
+    ------
+    UserError
+        The run is not published, or the index cannot be written.
+    """
+    for _ in range(ATTEMPTS):
+        before = refresh(runs, memory_mb=memory_mb)
+        if before.indexed[-1].run_id == run_id:
+            return before
+        published = _all_published(runs)
+        if run_id not in published:
+            raise UserError(f"run {run_id} in {runs.url} was removed meanwhile; start again")
+        order = [*(name for name in _order(before, published)[0] if name != run_id), run_id]
+        forgotten = (before.forgotten_records, before.forgotten_patients)
+        after = _add_version(runs, before, order, published, base=None, forgotten=forgotten, memory_mb=memory_mb)
+        if after is not None:
+            _prune(after, KEPT)
             return after
     raise UserError(f"{runs.url}/{FOLDER} is being changed by others all the time; try again later")
 

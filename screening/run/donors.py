@@ -92,6 +92,11 @@ def load_donor_set(runs: Folder, name: str) -> DonorSet:
     return found
 
 
+def has_donor_set(runs: Folder, name: str) -> bool:
+    """Whether the donor set ``name`` is stored."""
+    return runs.exists(f"donors/{name}.safetensors")
+
+
 def donor_sets_with(runs: Folder, record_ids: Collection[str], patient_keys: Collection[str]) -> list[str]:
     """Return the names of the stored donor sets that hold one of these records or patients."""
     stored = [file.removesuffix(".safetensors") for file in runs.names("donors") if file.endswith(".safetensors")]

@@ -35,6 +35,8 @@ from screening.storage import Folder
 
 BEAT_S = 2.0
 EXPIRY_S = 30.0
+KEPT_EPOCHS = 16
+"""Epochs that stay: folders that are never published, as of a pack or of nights, are leased for years."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,12 @@ class Lease:
                 self._watch(epochs[-1])
             self._epoch = (epochs[-1] if epochs else 0) + 1
             if self._run.create(self._name(self._epoch), json.dumps(asdict(self._me)).encode()):
-                break
+                if self._epochs()[-1] == self._epoch:
+                    break
+                self._run.remove(self._name(self._epoch))  # slept so long that this number had been removed
+        for old in self._epochs()[:-KEPT_EPOCHS]:
+            for suffix in (".json", ".beat", ".released"):
+                self._run.remove(self._name(old, suffix))
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._thread.start()
         return self
@@ -227,6 +234,23 @@ class Lease:
             elif not self.lost.is_set():
                 self._run.write(self._name(self._epoch, ".released"), b"")
 
+    def holder(self) -> Holder | None:
+        """Return who holds the lease now, None where nobody does; looks for three beats where that cannot be known at once."""
+        epochs = self._epochs()
+        if not epochs or self._released(epochs[-1]):
+            return None
+        holder = self._holder(epochs[-1])
+        if holder is None or self._died(holder):
+            return None
+        before, patience = self._beat_of(epochs[-1]), time.monotonic() + 3 * self._beat_s
+        while time.monotonic() < patience and self._beat_of(epochs[-1]) == before:
+            time.sleep(self._beat_s / 10)
+        return None if self._beat_of(epochs[-1]) == before or self._released(epochs[-1]) else holder
+
+    def _died(self, holder: Holder) -> bool:
+        """Whether the process of a holder is known to have ended."""
+        return (holder.host, holder.machine) == (self._me.host, self._me.machine) and not _alive(holder.pid)
+
     def _beat(self) -> None:
         count = 0
         while not self._stop.is_set():
@@ -240,7 +264,7 @@ class Lease:
     def _watch(self, epoch: int) -> None:
         """Return when the holder of ``epoch`` is dead or done; raise when it is alive."""
         holder = self._holder(epoch)
-        if holder and (holder.host, holder.machine) == (self._me.host, self._me.machine) and not _alive(holder.pid):
+        if holder and self._died(holder):
             return
         if holder and self._on_wait:
             self._on_wait(holder)

@@ -23,7 +23,7 @@ from screening.archive.isolated import Decoder, Limits
 from screening.archive.listing import is_covered
 from screening.archive.pack import GROUP, GROUP_BYTES, GROUP_ROWS, Part, keys_of
 from screening.archive.packed import PACK_SCHEMA, row_of, steps_of, table_of
-from screening.archive.reader import ArchiveReader, Fetched
+from screening.archive.reader import ArchiveReader, Fetched, nbytes_of
 from screening.contract import Reason
 from screening.errors import StorageError
 from screening.recording import Rejected
@@ -97,7 +97,8 @@ def _read_rows(job: Job, left: list[np.ndarray]) -> Iterator[tuple[dict[str, Any
     keys = keys_of(job.record_ids, job.versions)
     with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(job.limits, isolated=job.isolated) as decoder:
         local, numbers = Folder(job.archive_url, job.options).is_local, range(len(keys))
-        for i, found in zip(numbers, map(fetch, numbers) if local else ahead(pool, fetch, numbers), strict=True):
+        fetched = map(fetch, numbers) if local else ahead(pool, fetch, numbers, size=nbytes_of)
+        for i, found in zip(numbers, fetched, strict=True):
             row = None
             if not isinstance(found, Rejected) and _is_covered(job, i, found):
                 outcome = decoder.decode(job.record_ids[i], *found)

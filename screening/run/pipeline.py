@@ -1,48 +1,41 @@
 """A run on Ray: one read task a shard, an actor pool that scores, one atomic file a shard, the manifest at the end.
 
-Of the files of ``run/`` this one alone knows Ray. The driver holds a few numbers a shard and nothing a record.
+Of the files of ``run/`` this one, `engine.py` and `metrics.py`, which hands counts to Ray's metrics agent, know Ray. The driver
+holds a few numbers a shard and nothing a record.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 import screening
-from screening.archive.catalog import open_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.pack import open_pack
 from screening.archive.reader import ArchiveReader
 from screening.cluster import cluster
 from screening.contract import result_schema
-from screening.errors import Fault, StorageError, UserError
+from screening.errors import StorageError, UserError
 from screening.model.bundle import load_bundle
-from screening.run.bundles import store_bundle
+from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.current import open_current
-from screening.run.donors import donor_set_for, donor_sets_with, forget_donors
+from screening.run.donors import donor_set_for, donor_sets_with, forget_donors, has_donor_set
 from screening.run.fingerprint import choose_device, numerics_fingerprint
-from screening.run.ledger import Holder, Lease, ShardSummary, counts, finished_shards, publish, read_manifest
-from screening.run.plan import BEGUN, make_plan, plan_before_erasure, results_name, store_plan
-from screening.run.worker import ScoringActor, Source, decode_block, results_file
+from screening.run.ledger import Holder, Lease, counts, finished_shards, publish, read_manifest
+from screening.run.plan import BEGUN, Plan, load_plan, make_plan, plan_before_erasure, results_name, store_plan
+from screening.run.worker import Source, results_file
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.quality import quality_settings
 from screening.storage import Folder, again
 
-# Shares of a core. On CPUs, where both are the same, Ray Data fuses the stages: each scorer reads and decodes its own shards,
-# and no block goes through the object store. With a GPU decoders are tasks of their own. They always have CPUs left, so that
-# actors cannot starve them (a pool that takes every CPU hangs Ray Data).
-SCORER_CPUS = DECODER_CPUS = 0.5
+IMPORTED_BY_WORKERS = ("screening.run.worker", "torch", "ray.data", "scipy.fft", "scipy.signal")
 FEWEST_SHARD_RECORDS, SHARDS_A_CORE = 16, 16
 """In a small archive shards are smaller, so that no core waits long for the last one."""
 
@@ -72,6 +65,7 @@ class RunOutcome:
     unfinished: tuple[str, ...] = ()  # why shards were left, one sentence a shard
     packed: int = 0  # records read from the pack, this time
     damaged: int = 0  # records that the pack should have given, and the archive gave
+    this_time: int = 0  # records done by this process
     seconds: float = 0.0
     seconds_to_first_shard: float = 0.0
 
@@ -81,8 +75,12 @@ class RunOutcome:
         return float(self.counts["rejected"]) / max(1, self.records)
 
 
+class CannotResume(UserError):
+    """A run that was begun cannot be gone on with here: as it was planned, it would not come out."""
+
+
 def screen(
-    catalog_path: str,
+    catalog: str | Catalog,
     runs_url: str,
     *,
     model_path: str,
@@ -90,15 +88,20 @@ def screen(
     address: str | None = None,
     storage_options: dict[str, Any] | None = None,
     packed: str | None = None,
+    until: float | None = None,
+    on_plan: Callable[[Plan], None] = lambda _: None,
     on_stage: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _facts: None,
 ) -> RunOutcome:
     """Screen every record of a catalog; resume where an earlier run of the same plan stopped.
 
     Parameters
     ----------
-    catalog_path, runs_url
-        The catalog folder, and the folder in which runs live (any fsspec URL).
+    catalog
+        The catalog's folder, or an opened catalog, perhaps with some of its rows only: donors come from all of them.
+    runs_url
+        The folder in which runs live (any fsspec URL).
     model_path
         A bundle's folder.
     address
@@ -107,8 +110,13 @@ def screen(
         For fsspec, for archive, runs and pack alike.
     packed
         A pack of the archive, which is read in place of it and changes no result.
-    on_stage, on_progress
-        Called with a sentence, and with counts after every shard.
+    until
+        Time of ``time.monotonic`` at which no shard is begun any more; the run is then left unfinished.
+    on_plan, on_stage, on_progress
+        Called with the plan, before anything of the run is written; with a sentence; with counts after every shard.
+    on_event
+        Called, while Ray is joined, with what a log or a metric is to tell: ``run.planned``, ``shard.finished``,
+        ``shard.unfinished``, ``run.published`` or ``run.unfinished``, and facts as JSON values, none about a record.
 
     Raises
     ------
@@ -119,7 +127,8 @@ def screen(
     options = storage_options or {}
     runs = Folder(runs_url, options).absolute()
     bundle = load_bundle(model_path)
-    catalog = open_catalog(catalog_path, storage_options=options)
+    if isinstance(catalog, str):
+        catalog = open_catalog(catalog, storage_options=options)
     forgotten = _forgotten(runs)
     catalog = catalog.without(*forgotten)
     pack = packed and open_pack(Folder(packed, options).absolute(), root_url=catalog.root_url, key_id=catalog.key_id)
@@ -127,7 +136,7 @@ def screen(
     started = datetime.now(UTC)
 
     on_stage("starting Ray")
-    with cluster(address):
+    with ExitStack() as after_ray, cluster(address, ready_with=IMPORTED_BY_WORKERS):
         fingerprint = _fingerprint(settings)
         donor_set = None
         if settings.attribution != "none":
@@ -135,7 +144,7 @@ def screen(
             try:
                 donor_set = donor_set_for(
                     runs,
-                    catalog,
+                    catalog.whole(),
                     lambda place, record_id, version: again(
                         lambda: reader.read(place, record_id, version=version), settings.storage_attempts
                     ),
@@ -170,11 +179,8 @@ def screen(
             plan, run = before, runs.folder(before.run_id)
         if (manifest := read_manifest(run)) is not None:
             return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
-
-        def waiting(holder: Holder) -> None:
-            on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which holds this run, is alive")
-
-        with Lease(run, on_wait=waiting) as lease:
+        on_plan(plan)
+        with Lease(run, on_wait=_waiting(on_stage)) as lease:
             if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             fresh = not run.exists("plan.json")
@@ -182,12 +188,85 @@ def screen(
             if _forgotten(runs) != forgotten:
                 _withdraw(runs, run if fresh else None)
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
-            try:
-                source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
-                return _finish(source, runs, settings, lease, started, on_stage, on_progress)
-            except KeyboardInterrupt:
-                run.remove(BEGUN)  # what was being decoded is not suspicious
-                raise
+            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            after_ray.push(_not_suspicious(run))
+            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+
+
+def resume(
+    runs_url: str,
+    run_id: str,
+    *,
+    settings: RunSettings,
+    address: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+    packed: str | None = None,
+    until: float | None = None,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _facts: None,
+) -> RunOutcome:
+    """Go on with a run as it was planned, whatever catalog and settings say by now; parameters as in `screen`.
+
+    Raises
+    ------
+    CannotResume
+        Numbers would come out otherwise here, or what the run was planned with is gone.
+    UserError
+        Somebody else is at work on it, or its files are damaged.
+    """
+    options = storage_options or {}
+    runs = Folder(runs_url, options).absolute()
+    run, started = runs.folder(run_id), datetime.now(UTC)
+    plan = load_plan(run)
+    if plan.donor_set is not None and not has_donor_set(runs, plan.donor_set):
+        raise CannotResume(f"run {run_id} cannot be gone on with: its donor set was erased; start a new run")
+    bundle = fetch_bundle(runs, plan.model["bundle_sha256"])
+    pack = packed and open_pack(Folder(packed, options).absolute(), root_url=plan.archive_url, key_id=plan.key_id)
+    on_stage("starting Ray")
+    with ExitStack() as after_ray, cluster(address, ready_with=IMPORTED_BY_WORKERS):
+        here = _fingerprint(settings.model_copy(update={"batch_size": plan.fingerprint["batch_size"]}))
+        if here != plan.fingerprint:
+            other = next(key for key in (*here, *plan.fingerprint) if here.get(key) != plan.fingerprint.get(key))
+            raise CannotResume(
+                f"run {run_id} cannot be gone on with here: its numbers are of another {other} "
+                f"({plan.fingerprint.get(other)}, here {here.get(other)}); start a new run"
+            )
+        with Lease(run, on_wait=_waiting(on_stage)) as lease:
+            if (manifest := read_manifest(run)) is not None:
+                return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
+            plan = load_plan(run)  # an erasure may have come before the lease
+            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            after_ray.push(_not_suspicious(run))
+            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+
+
+def _waiting(on_stage: Callable[[str], None]) -> Callable[[Holder], None]:
+    def waiting(holder: Holder) -> None:
+        on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which holds this run, is alive")
+
+    return waiting
+
+
+def _fingerprint(settings: RunSettings) -> dict[str, Any]:
+    """Ask where the scoring will be done, which on a cluster is not here."""
+    gpus = 1 if settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    if settings.device == "cuda" and not gpus:
+        raise UserError("device is cuda, but Ray sees no GPU; choose device auto or cpu, or a cluster with GPUs")
+
+    def ask() -> dict[str, Any]:
+        device = choose_device(settings.device) if gpus else "cpu"
+        return numerics_fingerprint(device, batch_size=settings.batch_size)
+
+    if len(ray.nodes()) == 1 and not gpus:
+        return ask()
+    found: dict[str, Any] = ray.get(ray.remote(num_gpus=gpus, num_cpus=0.5)(ask).remote())
+    return found
+
+
+def _shard_records(records: int) -> int:
+    shards = int(ray.cluster_resources().get("CPU", 1)) * SHARDS_A_CORE
+    return max(FEWEST_SHARD_RECORDS, min(SHARD_RECORDS, -(-records // shards)))
 
 
 def _forgotten(runs: Folder) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -205,15 +284,29 @@ def _withdraw(runs: Folder, run: Folder | None) -> None:
         forget_donors(runs, name)
 
 
+def _not_suspicious(run: Folder) -> Callable[[type[BaseException] | None, object, object], None]:
+    """Return what forgets, once no worker notes more, which shards were being decoded when somebody interrupted."""
+
+    def forget(kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        if kind is KeyboardInterrupt:
+            run.remove(BEGUN)
+
+    return forget
+
+
 def _finish(
     source: Source,
     runs: Folder,
     settings: RunSettings,
     lease: Lease,
     started: datetime,
+    until: float | None,
     on_stage: Callable[[str], None],
     on_progress: Callable[[Progress], None],
+    on_event: Callable[[str, dict[str, Any]], None],
 ) -> RunOutcome:
+    from screening.run.engine import execute, workers_for  # with Ray Data, after Ray's processes have begun to start
+
     run, plan = source.run, source.plan
     done = finished_shards(run, plan)
     tally: Counter[str] = Counter()
@@ -228,11 +321,26 @@ def _finish(
     begun = time.monotonic()
     first = 0.0
     unfinished: list[str] = []
+    workers = workers_for(settings, plan.fingerprint["device"], len(pending)) if pending else 0
+    on_event(
+        "run.planned",
+        {
+            "run_id": plan.run_id,
+            "records": plan.records,
+            "shards": plan.shards,
+            "left": len(pending),
+            "model": plan.model["name"],
+            "model_version": plan.model["version"],
+            "device": plan.fingerprint["device"],
+            "workers": workers,
+        },
+    )
     if pending:
         on_stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
-        for result in _execute(source, runs, settings, pending, tally):
+        for of, result, spent in execute(source, runs, pending, workers, tally):
             if isinstance(result, str):
                 unfinished.append(result)
+                on_event("shard.unfinished", {"run_id": plan.run_id, "shard": of, "why": result})
                 if len(unfinished) >= settings.unfinished_limit:
                     break
                 continue
@@ -249,7 +357,11 @@ def _finish(
                     at_start,
                 )
             )
+            facts = asdict(result) | {"rejected": result.rows - result.scored, "seconds": spent}
+            on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
             _require(lease, run)
+            if until is not None and time.monotonic() > until:
+                break
     _require(lease, run)
     seconds = time.monotonic() - begun
     published = len(done) == plan.shards
@@ -273,15 +385,20 @@ def _finish(
                 "versions": {"screening": screening.__version__, "ray": ray.__version__},
             },
         )
+    total = counts(done.values())
+    left = plan.shards - len(done)
+    facts = {"run_id": plan.run_id, "left": left, **total, "seconds": round(seconds, 3)}
+    on_event("run.published" if published else "run.unfinished", facts)
     return RunOutcome(
         run.url,
         plan.run_id,
         plan.records,
-        counts(done.values()),
+        total,
         published=published,
         unfinished=tuple(unfinished),
         packed=tally["packed"],
         damaged=tally["damaged"],
+        this_time=tally["done"] - at_start,
         seconds=seconds,
         seconds_to_first_shard=first,
     )
@@ -290,103 +407,3 @@ def _finish(
 def _require(lease: Lease, run: Folder) -> None:
     if lease.lost.is_set():
         raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")
-
-
-# --- Ray -------------------------------------------------------------------------------------------------------------
-
-
-def _shard_records(records: int) -> int:
-    shards = int(ray.cluster_resources().get("CPU", 1)) * SHARDS_A_CORE
-    return max(FEWEST_SHARD_RECORDS, min(SHARD_RECORDS, -(-records // shards)))
-
-
-def _fingerprint(settings: RunSettings) -> dict[str, Any]:
-    """Ask where the scoring will be done, which on a cluster is not here."""
-    gpus = 1 if settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    if settings.device == "cuda" and not gpus:
-        raise UserError("device is cuda, but Ray sees no GPU; choose device auto or cpu, or a cluster with GPUs")
-
-    def ask() -> dict[str, Any]:
-        return numerics_fingerprint(choose_device(settings.device), batch_size=settings.batch_size)
-
-    if len(ray.nodes()) == 1:
-        return ask()
-    found: dict[str, Any] = ray.get(ray.remote(num_gpus=gpus, num_cpus=SCORER_CPUS)(ask).remote())
-    return found
-
-
-class _Shards(Datasource):
-    """One read task a pending shard: its records read, decoded, checked and filtered."""
-
-    def __init__(self, tasks: list[ReadTask]) -> None:
-        super().__init__()
-        self._tasks = tasks
-
-    def get_name(self) -> str:
-        return "Decode"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        return self._tasks
-
-
-def _execute(
-    source: Source, runs: Folder, settings: RunSettings, pending: list[int], tally: Counter[str]
-) -> Iterator[ShardSummary | str]:
-    """Yield a summary for each shard as it is finished, or a sentence for one that storage errors left unfinished.
-
-    ``tally`` counts what came from the pack.
-    """
-    plan = source.plan
-    cluster = ray.cluster_resources()
-    gpu = plan.fingerprint["device"] == "cuda"
-    cpus = cluster.get("CPU", 1.0)
-    workers = settings.workers or int(cluster["GPU"] if gpu else cpus)
-    scorer_cpus = 0.0 if gpu else SCORER_CPUS
-    if gpu and workers > cluster["GPU"]:
-        raise UserError(f"--workers {workers} is more than the {cluster['GPU']:g} GPUs of this Ray; lower it")
-    if workers * scorer_cpus + DECODER_CPUS > cpus:
-        most = int((cpus - DECODER_CPUS) / SCORER_CPUS)
-        raise UserError(f"--workers {workers} leaves no CPU for reading: this Ray has {cpus:g} CPUs, so at most {most}")
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = 2**31  # a block is a shard, and must not be cut
-    context.verbose_stats_logs = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said once, by us
-
-    sample_bytes = 12 * source.preprocessing.samples * 4
-    # Ray keeps every task, 4 kB, in its object store; what was erased would be one number a shard in each of them.
-    source = replace(source, plan=replace(plan, removed={}))
-    tasks = [
-        ReadTask(
-            partial(decode_block, source, shard),
-            BlockMetadata(plan.shard_rows(shard), plan.shard_rows(shard) * sample_bytes, None, None),
-        )
-        for shard in pending
-    ]
-    dataset = ray.data.read_datasource(_Shards(tasks), num_cpus=DECODER_CPUS, override_num_blocks=len(tasks))
-    dataset = dataset.map_batches(
-        ScoringActor,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(workers, len(pending))),
-        num_cpus=scorer_cpus,
-        num_gpus=1 if gpu else 0,
-        fn_constructor_kwargs={"run": source.run, "runs": runs, "plan": plan, "attempts": source.attempts},
-    )
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in batch.to_pylist():
-                if row["fatal"]:
-                    raise UserError(row["error"])
-                tally.update(packed=row["packed"], damaged=row["damaged"])
-                yield row["error"] if row["error"] else ShardSummary(**json.loads(row["summary"]))
-    except ray.exceptions.RayError as error:
-        # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.
-        fault = re.search(rf"{Fault.__name__}: (.*)", str(error))
-        yield f"Ray ended the run: {fault[1] if fault else type(error).__name__}"

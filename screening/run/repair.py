@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from screening.archive.catalog import Catalog
 from screening.archive.reader import ArchiveReader
+from screening.archive.store import id_hashes
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.bundles import fetch_bundle, store_bundle
@@ -30,6 +32,7 @@ from screening.run.plan import (
     results_name,
     write_slices,
 )
+from screening.run.read import iter_results
 from screening.run.verify import Fault, faults, runs_of
 from screening.run.worker import Source, decode_rows, results_file, scorer_of
 from screening.settings import RESULT_KEYS
@@ -151,9 +154,24 @@ def _plan(
     slices = [name for name in names if name.startswith("plan/")]
     if slices and catalog is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            write_slices(Folder(scratch), catalog, manifest["settings"]["shard_records"])
+            planned = _planned(run, manifest, catalog)
+            write_slices(Folder(scratch), planned, manifest["settings"]["shard_records"])
             work += [(name, partial(_keep, run, name, Folder(scratch).read(name), sha256)) for name in slices]
     return work
+
+
+def _planned(run: Folder, manifest: dict[str, Any], catalog: Catalog) -> Catalog:
+    """Return of a catalog what the run was planned with: of the night's catalog it may be the new records only."""
+    if manifest["counts"]["planned"] == catalog.records:
+        return catalog
+    held = [np.empty(0, np.uint64)]
+    with suppress(FileNotFoundError, pa.ArrowException):  # of results: they are among the faults
+        held += [id_hashes(table["record_id"].to_pylist()) for table in iter_results(run, columns=["record_id"])]
+    wanted = [
+        np.isin(id_hashes(batch["record_id"].to_pylist()), np.concatenate(held))
+        for batch in catalog.iter_batches(["record_id"])
+    ]
+    return catalog.only(np.flatnonzero(np.concatenate(wanted)))
 
 
 def _keep(run: Folder, name: str, data: bytes, sha256: dict[str, str]) -> bool:

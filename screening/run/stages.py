@@ -24,6 +24,7 @@ from screening.contract import (
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
 from screening.run.explain import Explainer
+from screening.run.stopwatch import Stopwatch
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.signal.quality import assess, verdicts
 
@@ -201,12 +202,14 @@ class Scorer:
         self.attribution = attribution
         self.logits = batched_logits(bundle, device=device, batch_size=batch_size)
 
-    def score(self, decoded: pa.Table) -> pa.Table:
-        """Return the result rows (contract.RESULT_COLUMNS) of a decoded shard."""
+    def score(self, decoded: pa.Table, *, stopwatch: Stopwatch | None = None) -> pa.Table:
+        """Return the result rows (contract.RESULT_COLUMNS) of a decoded shard; ``stopwatch`` gets score and explain."""
+        stopwatch = stopwatch or Stopwatch()
         rows = decoded.num_rows
         good = np.flatnonzero(decoded["reason"].is_null().to_numpy())
         signals = _signals(decoded["signal"], self.bundle.preprocessing.samples)
-        logit = np.fromiter(self.logits(signals[i] for i in good), np.float32, len(good))
+        with stopwatch.stage("score"):
+            logit = np.fromiter(self.logits(signals[i] for i in good), np.float32, len(good))
         probability = np.asarray(self.bundle.calibrator.probability(logit.astype(np.float64)))
         flagged = probability >= self.bundle.threshold
         columns: dict[str, Any] = {name: decoded[name] for name in (*CARRIED_COLUMNS, *_FACTS)}
@@ -214,7 +217,8 @@ class Scorer:
         columns["logit"] = _spread(good, logit, rows)
         columns["probability"] = _spread(good, probability.astype(np.float32), rows)
         columns["flagged"] = _spread(good, flagged, rows)
-        columns |= self._explain(decoded, signals, good, logit, flagged)
+        with stopwatch.stage("explain"):
+            columns |= self._explain(decoded, signals, good, logit, flagged)
         columns |= {name: [value] * rows for name, value in self.identity.items()}
         schema = result_schema()
         return pa.table(

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from screening.archive.isolated import Decoder, Limits
 from screening.archive.pack import PackRef, pack_of
-from screening.archive.reader import ArchiveReader, Fetched
+from screening.archive.reader import ArchiveReader, Fetched, nbytes_of
 from screening.contract import OPERATORS, PREFIX_OF
 from screening.errors import StorageError, UserError, without_messages
 from screening.model.bundle import check_golden
@@ -35,8 +35,12 @@ from screening.run.ledger import ShardSummary, footer
 from screening.run.plan import Plan, begun_name, read_locations, read_shard, results_name
 from screening.run.sealed import results_bytes
 from screening.run.stages import Scorer, decode_shard, keep_freed_memory
+from screening.run.stopwatch import STAGES, Stopwatch
 from screening.signal.preprocess import Preprocessing
 from screening.storage import ATTEMPTS, REMOTE_READS, Folder, again, ahead, forbid_pickled_columns
+
+DECODING = STAGES[:3]
+"""The stages of `decode_rows`; what they took travels with the decoded rows."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
         planned = again(lambda: read_shard(run, shard), source.attempts)
         places = again(lambda: read_locations(run, shard), source.attempts)
         tally: Counter[str] = Counter()
-        decoded = decode_rows(source, planned, places, isolated=suspicious, tally=tally)
+        stopwatch = Stopwatch()
+        decoded = decode_rows(source, planned, places, isolated=suspicious, tally=tally, stopwatch=stopwatch)
         run.remove(begun)
     except StorageError as error:
         with suppress(OSError):
@@ -77,6 +82,10 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
         return [_row(shard, error=f"shard {shard}: {type(error).__name__} ({error.strerror}) in the run's folder")]
     for name, value in {"shard": shard, "packed": tally["packed"], "damaged": tally["damaged"]}.items():
         decoded = decoded.append_column(name, pa.array([value] * decoded.num_rows, pa.int32()))
+    for stage in DECODING:
+        decoded = decoded.append_column(
+            f"{stage}_s", pa.array(np.full(decoded.num_rows, stopwatch.seconds[stage], np.float32))
+        )
     return [decoded]
 
 
@@ -87,10 +96,12 @@ def decode_rows(
     *,
     isolated: bool = False,
     tally: Counter[str] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> pa.Table:
     """Read and decode rows of the plan, which lie at ``places``; StorageError where storage does not give them.
 
-    ``tally`` counts the records that the pack gave, ``packed``, and those that it should have given, ``damaged``.
+    ``tally`` counts the records that the pack gave, ``packed``, and those that it should have given, ``damaged``;
+    ``stopwatch`` gets the seconds of the stages `DECODING`.
     """
     reader = ArchiveReader(source.plan.archive_url, source.options)
     ids, versions = planned["record_id"].to_pylist(), planned["version"].to_pylist()
@@ -99,6 +110,7 @@ def decode_rows(
     rows = pack.find(ids, versions) if pack is not None else np.full(len(ids), -1)
     elsewhere = np.flatnonzero(rows < 0).tolist()
     tally = Counter() if tally is None else tally
+    stopwatch = stopwatch or Stopwatch()
 
     def fetch(i: int) -> Fetched | Rejected:
         # The reader makes every fault of the bytes a Rejected; what it raises is the storage's.
@@ -106,18 +118,29 @@ def decode_rows(
 
     def outcomes(pool: ThreadPoolExecutor, decoder: Decoder) -> Iterator[Recording | Rejected]:
         local = Folder(source.plan.archive_url, source.options).is_local
-        fetched = map(fetch, elsewhere) if local else ahead(pool, fetch, elsewhere)
-        held = pack.read(rows, ids, versions, pool=pool) if pack is not None else repeat(None, len(ids))
-        for i, recording in enumerate(held):
+        fetched = map(fetch, elsewhere) if local else ahead(pool, fetch, elsewhere, size=nbytes_of)
+        held = iter(pack.read(rows, ids, versions, pool=pool) if pack is not None else repeat(None, len(ids)))
+        for i in range(len(ids)):
+            with stopwatch.stage("fetch"):
+                recording = next(held)
+                found = None if recording is not None else next(fetched) if rows[i] < 0 else fetch(i)
             if recording is not None:
                 tally["packed"] += 1
                 yield recording
                 continue
             tally["damaged"] += int(rows[i] >= 0)
-            found = next(fetched) if rows[i] < 0 else fetch(i)
-            yield found if isinstance(found, Rejected) else decoder.decode(ids[i], *found)
+            if isinstance(found, Rejected):
+                yield found
+            elif found is not None:
+                with stopwatch.stage("decode"):
+                    outcome = decoder.decode(ids[i], *found)
+                yield outcome
 
-    with ThreadPoolExecutor(REMOTE_READS) as pool, Decoder(limits, isolated=isolated) as decoder:
+    with (
+        ThreadPoolExecutor(REMOTE_READS) as pool,
+        Decoder(limits, isolated=isolated) as decoder,
+        stopwatch.stage("filter"),
+    ):
         return decode_shard(planned, outcomes(pool, decoder), source.preprocessing)
 
 
@@ -153,14 +176,18 @@ class ScoringActor:
             return _row(shard, error=scorer, fatal=True)
         if decoded.num_rows != self.plan.shard_rows(shard) or pc.count_distinct(decoded["shard"]).as_py() != 1:
             raise RuntimeError(f"a block holds {decoded.num_rows} rows and not the whole of shard {shard}")
+        stopwatch = Stopwatch()
         try:
+            results = scorer.score(decoded, stopwatch=stopwatch)
             # Written here: a stage of its own would cost a process start for every core, and writing takes 1% of scoring.
-            summary, data = results_file(self.plan, shard, scorer.score(decoded))
-            again(lambda: self.run.write(results_name(shard), data), self.attempts)
+            with stopwatch.stage("write"):
+                summary, data = results_file(self.plan, shard, results)
+                again(lambda: self.run.write(results_name(shard), data), self.attempts)
         except StorageError as error:
             return _row(shard, error=f"shard {shard}, results file: {error}")
+        seconds = stopwatch.seconds | {stage: decoded[f"{stage}_s"][0].as_py() for stage in DECODING}
         from_pack = {name: decoded[name][0].as_py() for name in ("packed", "damaged")}
-        return _row(shard, summary=json.dumps(asdict(summary)), **from_pack)
+        return _row(shard, summary=json.dumps(asdict(summary)), seconds=seconds, **from_pack)
 
 
 def scorer_of(runs: Folder, plan: Plan, *, anywhere: bool = False) -> Scorer:
@@ -249,9 +276,11 @@ def _row(
     fatal: bool = False,
     packed: int = 0,
     damaged: int = 0,
+    seconds: dict[str, float] | None = None,
 ) -> pa.Table:
     """Return the one row of a shard that the driver sees."""
-    columns = {"shard": shard, "summary": summary, "error": error, "fatal": fatal, "packed": packed, "damaged": damaged}
+    columns: dict[str, Any] = {"shard": shard, "summary": summary, "error": error, "fatal": fatal}
+    columns |= {"packed": packed, "damaged": damaged, "seconds": seconds}
     return pa.table({name: [value] for name, value in columns.items()}, schema=_ROW)
 
 
@@ -263,5 +292,6 @@ _ROW = pa.schema(
         "fatal": pa.bool_(),
         "packed": pa.int32(),
         "damaged": pa.int32(),
+        "seconds": pa.struct([(stage, pa.float64()) for stage in STAGES]),
     }
 )

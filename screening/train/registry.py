@@ -187,6 +187,79 @@ def resolve(ref: str, *, tracking_uri: str, cache_folder: str | Path) -> Path:
     return target
 
 
+def log_screening(
+    run_id: str,
+    *,
+    model_name: str,
+    bundle_sha256: str,
+    parameters: Mapping[str, Any],
+    figures: Mapping[str, float],
+    tags: Mapping[str, str],
+    started_at: datetime,
+    finished_at: datetime,
+    tracking_uri: str,
+) -> str:
+    """Keep what came of a screening run, linked to the version of the model that scored it; return the id of the MLflow run.
+
+    The MLflow run is found by the tag ``screening_run_id``, and made where there is none; told again, nothing is there twice.
+    The link: the tags ``model`` and ``model_version``, and the bundle as a logged model that was this run's input, which
+    MLflow shows with the version. A bundle that was never registered is a tag alone.
+
+    Parameters
+    ----------
+    figures
+        Counts, rates and throughput. Nothing of a single record.
+    """
+    from mlflow.entities import LoggedModelInput
+
+    with connected(tracking_uri) as client:
+        experiment = experiment_id(client, tracking_uri)
+        found = client.search_runs([experiment], f"tags.screening_run_id = '{run_id}'", max_results=1)
+        run = (
+            found[0]
+            if found
+            else client.create_run(
+                experiment,
+                start_time=round(started_at.timestamp() * 1000),
+                tags={"screening_run_id": run_id},
+                run_name=f"screening {run_id}",
+            )
+        )
+        version = next(
+            (each for each in _stored(client, model_name) if each.tags.get("bundle_sha256") == bundle_sha256), None
+        )
+        link = {"model": model_name, "bundle_sha256": bundle_sha256}
+        if version is not None:
+            link["model_version"] = str(version.version)
+            inputs = [LoggedModelInput(_logged_model(client, experiment, version))]
+            if not client.get_run(run.info.run_id).inputs.model_inputs:  # a search does not bring them
+                client.log_inputs(run.info.run_id, models=inputs)
+        for key, value in {**tags, **link}.items():
+            client.set_tag(run.info.run_id, key, value)
+        new = {key: value for key, value in parameters.items() if key not in run.data.params}
+        known = run.data.metrics
+        log_values(client, run, new, [], {key: value for key, value in figures.items() if known.get(key) != value})
+        client.set_terminated(run.info.run_id, "FINISHED", end_time=round(finished_at.timestamp() * 1000))
+        return str(run.info.run_id)
+
+
+def _logged_model(client: Any, experiment: str, version: Any) -> str:
+    """Return the id of the logged model that stands for a registered version, making it where there is none."""
+    sha256 = version.tags["bundle_sha256"]
+    wanted = f"tags.bundle_sha256 = '{sha256}'"
+    if found := client.search_logged_models([experiment], wanted, max_results=1):
+        return str(found[0].model_id)
+    made = client.create_logged_model(
+        experiment,
+        name=re.sub(r"[^A-Za-z0-9 _-]", "-", f"{version.name}-{version.version}"),
+        source_run_id=version.run_id or None,
+        tags={"bundle_sha256": sha256, "model": version.name, "model_version": str(version.version)},
+        model_type="bundle",
+    )
+    client.finalize_logged_model(made.model_id, "READY")
+    return str(made.model_id)
+
+
 def _meant(client: Any, ref: str, match: re.Match[str], tracking_uri: str) -> Any:
     """Return MLflow's own entry of the version that a reference means."""
     name, alias = match["name"], match["alias"]

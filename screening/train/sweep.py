@@ -92,6 +92,8 @@ def _on_ray(
     if not trials:
         return
     with cluster(address):
+        if device == "cuda" and ray.cluster_resources().get("GPU", 0) < 1:  # the trials would wait for ever
+            raise UserError("--device cuda, but Ray sees no GPU; choose cpu, or a cluster with GPUs")
         shared = ray.put(data)
 
         # A lost worker (a lost machine, no memory) is tried again elsewhere; an error of our own is not.

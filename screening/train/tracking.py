@@ -67,7 +67,8 @@ def log_report(
         for name, path in files.items():
             folder = f"report/{name}".rsplit("/", 1)[0]
             client.log_artifact(run.info.run_id, str(path), folder)
-        client.set_terminated(run.info.run_id, "FINISHED")
+        if run.info.status != "FINISHED":  # else it has the time at which the screening was finished
+            client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 
 
@@ -109,6 +110,7 @@ def connected(tracking_uri: str) -> Iterator[Any]:
     send_nothing()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where JSON may go
     with warnings.catch_warnings():
         # MLflow 3.17 uses what SQLAlchemy 2.1 and pydantic deprecate; nothing a user could mend.
         warnings.simplefilter("ignore", DeprecationWarning)

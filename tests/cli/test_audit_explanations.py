@@ -120,6 +120,7 @@ def test_an_audit_is_written_and_put_into_the_card(audit: Command, catalog: Path
     assert load_bundle(again).sha256 == bundle.sha256
 
 
+@pytest.mark.long
 def test_records_that_the_model_has_seen_are_explained_by_networks_trained_without_them(
     audit: Command, larger: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import time
 
 import pyarrow as pa
 
-import screening.run.pipeline as pipeline
+import screening.run.engine as engine
 from screening.cli import main
 from screening.run.worker import Source, decode_block
 
@@ -21,6 +21,6 @@ def slowly(source: Source, shard: int) -> list[pa.Table]:
 
 
 if __name__ == "__main__":
-    pipeline.DECODER_CPUS = 0.4
-    pipeline.decode_block = slowly  # type: ignore[attr-defined]
+    engine.DECODER_CPUS = 0.4
+    engine.decode_block = slowly  # type: ignore[attr-defined]
     main()

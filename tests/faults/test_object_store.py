@@ -97,6 +97,7 @@ def store(
         yield Store(proxy, fs, tmp_path, capsys)
 
 
+@pytest.mark.long
 def test_a_store_that_fails_now_and_then_costs_requests_and_nothing_else(store: Store) -> None:
     catalog, runs = store.catalog("calm"), f"{ROOT}/calm/runs"
     code, out, err = store.run(catalog, runs)

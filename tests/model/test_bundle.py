@@ -150,7 +150,7 @@ def test_settings_of_a_newer_program_are_refused(copy: Path) -> None:
     facts = json.loads((copy / MANIFEST).read_text())
     rewrite(copy, architecture={**facts["architecture"], "transformer": True})
     with pytest.raises(BundleError, match=r"settings of its architecture that this program does not know"):
-        load_bundle(copy)
+        load_bundle(copy).network()
 
 
 def test_no_bundle_no_folder(tmp_path: Path) -> None:

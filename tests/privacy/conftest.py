@@ -10,13 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from screening.nightly.health import judge
+from screening.nightly.notify import NotifySettings, notify, payload
+from screening.nightly.record import Night, Outcome
+from screening.run.metrics import Meter
 from screening.signal.preprocess import Preprocessing, preprocess
 from tests.bundles import make_bundle, tiny_network
 from tests.conftest import PROJECT
@@ -105,7 +110,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     folder = tmp_path_factory.mktemp("privacy")
     sessions = Path(tempfile.mkdtemp(prefix="s."))
     made = Chain(folder / "inputs", folder / "left", sessions)
-    for place in ("home", "tmp", "cwd", "said"):
+    for place in ("home", "tmp", "cwd", "said", "watch"):
         (made.left / place).mkdir(parents=True)
     made.inputs.mkdir()
     _play(made)
@@ -136,14 +141,16 @@ def _play(chain: Chain) -> None:
     chain.run("catalog", "catalog", archive, "--out", catalog, *table_options, *keyed, "--json")
 
     run = ("run", "--catalog", catalog, "--out", runs, "--model", _bundle(left), "--config", settings)
+    watched = ("--metrics-file", left / "watch" / "screening.prom", "--log-format", "json")
     (chain.inputs / "fail").touch()
-    chain.run("run-disturbed", *run, code=3)
+    chain.run("run-disturbed", *run, *watched, code=3)
     (chain.inputs / "fail-altogether").touch()
-    chain.run("run-broken", *run, code=3)
+    chain.run("run-broken", *run, *watched, code=3)
     (chain.inputs / "fail-altogether").unlink()
     (chain.inputs / "fail").unlink()
-    outcome = json.loads(chain.run("run", *run, "--json", code=2))
+    outcome = json.loads(chain.run("run", *run, *watched, "--json", code=2))
     assert outcome["published"]
+    _tell(chain, outcome)
     url = outcome["url"]
     chain.run("status", "status", url)
     chain.run("failures", "failures", url, "--limit", "100")
@@ -165,6 +172,34 @@ def _play(chain: Chain) -> None:
     chain.run("audit", "audit", "show")
     shutil.rmtree(archive)
     chain.run("explain-gone", "explain", flagged, *of)
+
+
+def _tell(chain: Chain, outcome: dict[str, Any]) -> None:
+    """Leave what somebody is told of a night that was disturbed, by a command, and in the textfile."""
+    counts = outcome["counts"]
+    disturbed = (chain.left / "said" / "run-disturbed.out").read_text()
+    night = Night(
+        date="2026-11-22",
+        outcome=Outcome.UNFINISHED,
+        started_at="2026-11-22T01:00:00+00:00",
+        finished_at="2026-11-22T02:00:00+00:00",
+        planned=outcome["records"],
+        scored=counts["scored"],
+        rejected=counts["rejected"],
+        flagged=counts["flagged"],
+        reasons=counts["reasons"],
+        run_ids=(outcome["run_id"],),
+        shards=4,
+        unfinished_shards=1,
+        error=next(line for line in disturbed.splitlines() if "unfinished:" in line),
+    )
+    before = [replace(night, outcome=Outcome.PUBLISHED, rejected=0, reasons={}, unfinished_shards=0, error=None)] * 28
+    findings = judge(night, before)
+    watch = chain.left / "watch"
+    (watch / "night.json").write_text(json.dumps(night.to_json()))
+    program = f"import sys; open({str(watch / 'told.json')!r}, 'w').write(sys.stdin.read())"
+    assert notify(payload(night, findings), NotifySettings(command=(sys.executable, "-c", program))) == []
+    Meter(watch / "screening.prom").night(night, [(each.kind, each.level) for each in findings], at=1.0)
 
 
 def _bundle(left: Path) -> Path:

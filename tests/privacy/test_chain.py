@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
@@ -61,6 +62,25 @@ def test_the_chain_met_what_it_was_to_meet(chain: Chain) -> None:
     for reason in ("bad_header", "missing_units", "missing_leads", "unsafe_path", "missing_file", "unknown_format"):
         assert reason in said["failures.out"]
     assert "The amplitudes were not measured: the archive could not be read (OSError)" in said["explain-disturbed.out"]
+
+
+def test_logs_metrics_and_what_is_told_were_there_to_be_searched(chain: Chain) -> None:
+    events = [
+        json.loads(line)
+        for name in ("run-disturbed", "run-broken", "run")
+        for line in (chain.left / "said" / f"{name}.err").read_text().splitlines()
+    ]
+    assert {"run.planned", "shard.finished", "shard.unfinished", "run.unfinished", "run.published"} <= {
+        event["event"] for event in events
+    }
+    assert {event["shard"] for event in events if event["event"].startswith("shard.")} >= {0, 1}
+    text = (chain.left / "watch" / "screening.prom").read_text()
+    assert re.search(r'screening_records_rejected_total\{reason="missing_units"\} [1-9]', text)
+    assert re.search(r"screening_shards_unfinished_total [1-9]", text)
+    assert 'screening_night_finding{kind="unfinished",level="alarm"} 1.0' in text
+    told = json.loads((chain.left / "watch" / "told.json").read_text())
+    assert {finding["kind"] for finding in told["findings"]} >= {"unfinished", "reject_rate"}
+    assert "from storage, 4 times" in told["text"]
 
 
 def test_nothing_that_lists_patients_can_be_read_or_changed_by_others(chain: Chain) -> None:

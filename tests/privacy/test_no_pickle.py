@@ -195,7 +195,7 @@ def test_a_donor_set_is_not_unpickled(tmp_path: Path, mark: Path, pickled: dict[
 
 def test_no_table_of_a_catalog_or_a_run_is_unpickled(tmp_path: Path, mark: Path) -> None:
     """Ray Data knows a column type whose values are unpickled as they are read; a process of ours has Ray Data loaded."""
-    import screening.run.pipeline  # noqa: F401
+    import screening.run.engine  # noqa: F401
 
     catalog = write_catalog(tmp_path / "catalog", [{"record_id": f"r{i}"} for i in range(3)])
     run = publish_run(Folder(str(tmp_path / "runs")), catalog, "1" * 16)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from screening.errors import UserError
-from screening.run.ledger import Lease
+from screening.run.ledger import KEPT_EPOCHS, Lease
 from screening.storage import Folder
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -161,3 +161,25 @@ def test_a_holder_in_another_container_is_not_taken_for_dead(tmp_path: Path) -> 
     begun = time.monotonic()
     with Lease(run, expiry_s=1.0):
         assert time.monotonic() - begun >= 1.0  # waited for, though no such process is here
+
+
+def test_of_a_folder_that_is_leased_for_years_the_last_epochs_are_kept(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "nights"))
+    for _ in range(KEPT_EPOCHS + 5):
+        with Lease(folder, beat_s=0.01):
+            pass
+    names = folder.names("lease")
+    assert {int(name[6:12]) for name in names} == set(range(6, KEPT_EPOCHS + 6))
+
+
+def test_who_holds_a_lease_can_be_asked(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "nights"))
+    asking = Lease(folder, beat_s=0.05)
+    assert asking.holder() is None
+    with Lease(folder, beat_s=0.01):
+        holder = asking.holder()
+        assert holder is not None
+        assert holder.pid == os.getpid()
+    assert asking.holder() is None
+    leave_dead(Folder(str(tmp_path / "dead")))
+    assert Lease(Folder(str(tmp_path / "dead")), beat_s=0.01).holder() is None

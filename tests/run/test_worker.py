@@ -14,7 +14,8 @@ from screening.run import worker
 from screening.run.ledger import ShardSummary
 from screening.storage import Folder
 
-DECODED = pa.table({name: pa.array([0, 0], pa.int32()) for name in ("shard", "packed", "damaged")})
+SPENT = tuple(f"{stage}_s" for stage in worker.DECODING)
+DECODED = pa.table({name: pa.array([0, 0], pa.int32()) for name in ("shard", "packed", "damaged", *SPENT)})
 SUMMARY = ShardSummary(0, 2, "0" * 64, bytes=4, scored=2, flagged=0, explained=0)
 
 
@@ -36,7 +37,7 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -
 def test_storage_that_fails_while_a_scorer_starts_leaves_shards_unfinished_and_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = SimpleNamespace(score=lambda decoded: decoded)
+    scorer = SimpleNamespace(score=lambda decoded, **_: decoded)
     gone = StorageError("no answer, 4 times")
     one = actor(tmp_path, monkeypatch, [gone, gone, scorer])
     (told,) = one(DECODED).to_pylist()

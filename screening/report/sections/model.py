@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from screening.report.document import HIDDEN, Block, Cell, Column, Paragraph, Remark, Section, Table
 from screening.report.findings import Findings, ModelFacts
 from screening.report.prevalence import wilson
@@ -22,12 +24,22 @@ def model(findings: Findings) -> Section:
     return Section("model", "The classifier and its errors", blocks)
 
 
+SHOWN_RUNS = 8
+
+
+def _runs(run_ids: Sequence[str]) -> str:
+    """Return the runs, of many the last: a model scores every night for years, and report.json names them all."""
+    if len(run_ids) <= SHOWN_RUNS:
+        return ", ".join(run_ids)
+    return f"{len(run_ids):,}, the last of them {', '.join(run_ids[-SHOWN_RUNS:])}"
+
+
 def _one(of: ModelFacts, *, alone: bool) -> list[Block]:
     suffix = "" if alone else f"_{of.bundle_sha256[:8]}"
     rows: list[tuple[Cell, ...]] = [
         ("Model", of.label),
         ("Bundle (SHA-256)", of.bundle_sha256),
-        ("Runs", ", ".join(of.run_ids)),
+        ("Runs", _runs(of.run_ids)),
         ("Patients whose index ECG it scored", HIDDEN if of.patients is None else f"{of.patients:,}"),
         ("Flagged at a probability of", f"{of.threshold:.4f} or more"),
         ("How the threshold was fixed", of.threshold_rule),

@@ -1,0 +1,161 @@
+"""What a night leaves behind when it does not end well, and what the next makes of it; no Ray is needed to tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from screening.errors import StorageError, UserError
+from screening.nightly import screening
+from screening.nightly.book import Book
+from screening.nightly.night import tonights_id
+from screening.nightly.record import Outcome
+from screening.nightly.settings import NightlySettings
+from screening.run import pipeline
+from screening.run.ledger import Lease
+from screening.run.plan import store_plan
+from tests.nightly.conftest import World, bundles_of
+
+pytestmark = pytest.mark.usefixtures("without_ray")
+
+
+def record_of(world: World, night_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((world.folder / "runs" / "nights" / night_id / "night.json").read_text())
+    return found
+
+
+def begun(world: World, day: str) -> str:
+    """Leave a run behind whose plan is made, and return its id."""
+    published = screening.screen
+
+    def begins(catalog: Any, runs_url: str, *, on_plan: Any, **how: Any) -> Any:
+        def planned(plan: Any) -> None:
+            on_plan(plan)
+            store_plan(world.runs.folder(plan.run_id), catalog, plan)
+            raise KeyboardInterrupt
+
+        return published(catalog, runs_url, on_plan=planned, **how)
+
+    with pytest.MonkeyPatch.context() as meanwhile:
+        meanwhile.setattr(screening, "screen", begins)
+        with pytest.raises(KeyboardInterrupt):
+            world.night(day)
+    ended = record_of(world, f"{day}-tiny-1-1")
+    assert (ended["outcome"], ended["error"]) == ("unfinished", "it was interrupted")
+    run_id: str = world.events("run.started")[-1]["run_id"]
+    assert (world.folder / "runs" / run_id / "plan.json").exists()
+    return run_id
+
+
+def test_what_an_earlier_champion_began_is_left_to_tonights(world: World, tmp_path: Path) -> None:
+    world.grow(24)
+    run_id = begun(world, "2026-11-21")
+    world.bundle = bundles_of(tmp_path / "later", "tiny")[1]
+    night = world.night("2026-11-22")
+    assert night.night.abandoned == (run_id,)
+    assert not (world.folder / "runs" / run_id).exists()
+    (why,) = [what["why"] for what in world.events("run.abandoned")]
+    assert why == "it is of version 1 of tiny, which does not score any more"
+    assert f"Abandoned    {run_id}" in night.summary
+    assert set(world.standing()["model_version"]) == {"2"}
+    assert len(world.standing()) == 24
+
+
+def test_numbers_that_would_come_out_otherwise_are_not_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.grow(16)
+    run_id = begun(world, "2026-11-21")
+    stored = world.folder / "runs" / run_id / "plan.json"
+    plan_of = json.loads(stored.read_text())
+    plan_of["fingerprint"] = {"device": "cpu", "hardware": "one", "batch_size": 8}
+    stored.write_text(json.dumps(plan_of))
+    monkeypatch.setattr(pipeline, "cluster", lambda *_args, **_options: nullcontext())
+    monkeypatch.setattr(pipeline, "_fingerprint", lambda _: {"device": "cpu", "hardware": "two", "batch_size": 8})
+    night = world.night("2026-11-22")
+    assert night.night.abandoned == (run_id,)
+    (why,) = [what["why"] for what in world.events("run.abandoned")]
+    assert why == (
+        f"run {run_id} cannot be gone on with here: its numbers are of another hardware (one, here two); start a new run"
+    )
+    assert (night.night.planned, night.night.new) == (16, 16)
+
+
+def test_a_run_that_somebody_else_goes_on_with_is_left_to_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.grow(16)
+    run_id = begun(world, "2026-11-21")
+    world.bundle = bundles_of(world.folder / "later", "tiny")[1]
+    with Lease(world.runs.folder(run_id)), pytest.raises(UserError, match=rf"{run_id} is being run by process"):
+        world.night("2026-11-22")
+    assert (world.folder / "runs" / run_id / "plan.json").exists()
+    assert record_of(world, "2026-11-22-tiny-2-1")["outcome"] == "failed"
+
+
+def test_a_night_at_work_refuses_another_and_says_who_it_is(world: World) -> None:
+    world.grow(16)
+    with Lease(Book.of(world.runs).folder), pytest.raises(UserError) as refused:
+        world.night("2026-11-21")
+    assert re.fullmatch(
+        r"\S+/runs/nights is being worked on by process \d+ on \S+; wait for it to end, or end it, and start again",
+        str(refused.value),
+    )
+    assert not list((world.folder / "runs" / "nights").glob("2026*"))
+    assert not (world.folder / "catalog").exists()
+
+
+def test_a_failed_night_says_why_and_the_next_attempt_has_a_number_of_its_own(world: World) -> None:
+    world.grow(16)
+    with pytest.raises(UserError, match="There are no records"):
+        world.night("2026-11-21", archive=str(world.folder / "bundles"), labels=None)
+    failed = record_of(world, "2026-11-21-tiny-1-1")
+    assert (failed["outcome"], failed["attempt"]) == ("failed", 1)
+    page = (world.folder / "runs/nights/2026-11-21-tiny-1-1/summary.txt").read_text()
+    assert "There are no records" in page
+    assert "alarm: The night failed" in page
+    assert not (world.folder / "catalog").exists()
+    night = world.night("2026-11-21")
+    assert night.night_id == "2026-11-21-tiny-1-2"
+    assert night.night.outcome is Outcome.PUBLISHED
+    again = world.night("2026-11-21")
+    assert (again.already, again.night_id) == (True, "2026-11-21-tiny-1-2")
+    assert world.night("2026-11-22").night_id == "2026-11-22-tiny-1-1"
+
+
+def test_storage_that_fails_leaves_the_night_unfinished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.grow(16)
+
+    def fails(*_: object, **__: object) -> None:
+        raise StorageError("the store did not answer, 4 times")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(screening, "screen", fails)
+        with pytest.raises(StorageError):
+            world.night("2026-11-21")
+    ended = record_of(world, "2026-11-21-tiny-1-1")
+    assert (ended["outcome"], ended["error"]) == ("unfinished", "the store did not answer, 4 times")
+    assert world.night("2026-11-21").night.outcome is Outcome.PUBLISHED
+
+
+def test_the_id_is_that_of_the_attempt_that_counts(world: World) -> None:
+    world.grow(16)
+    settings = NightlySettings(catalog="c", runs=str(world.folder / "runs"), report="r")  # type: ignore[call-arg]
+
+    def now(day: str = "2026-11-21") -> str:
+        from datetime import date
+
+        return tonights_id(settings, world.bundle, date.fromisoformat(day), {})
+
+    assert now() == "2026-11-21-tiny-1-1"
+    book = Book.of(world.runs)
+    with Lease(book.folder, beat_s=0.1):
+        from datetime import date
+
+        book.begin(date(2026, 11, 21), "tiny-1", 1, started_at="2026-11-21T00:00:00+00:00")
+        assert now() == "2026-11-21-tiny-1-1"  # it is at work
+    assert now() == "2026-11-21-tiny-1-2"  # its process ended
+    assert world.night("2026-11-21").night_id == "2026-11-21-tiny-1-2"
+    assert now() == "2026-11-21-tiny-1-2"  # done
+    assert now("2026-11-22") == "2026-11-22-tiny-1-1"
