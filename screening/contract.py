@@ -99,6 +99,8 @@ def mV_per_unit(unit: str) -> float | None:
 
 MAX_RECORD_BYTES = 64 * 2**20
 """Largest record read (all its files together): a 12-lead Holter hour at 500 Hz and 16 bit is 43 MB."""
+MAX_SAMPLES = MAX_RECORD_BYTES // 2
+"""Most samples a record may claim, all signals together: one of the largest size at 16 bits."""
 MAX_HEADER_BYTES = 2**20
 MAX_SIGNALS = 256
 RATE_LIMITS_HZ = (50.0, 20_000.0)

@@ -49,8 +49,12 @@ class Facts:
     sex: str | None = None
     site: str | None = None
     device: str | None = None
-    statements: Statements | None = None
+    statements: Statements | None = None  # codes, and the machine's own sentences
     fold: int | None = None
+    rate_hz: float | None = None  # of the rhythm strip
+    duration_s: float | None = None
+    qrs_ms: float | None = None  # what the machine measured
+    paced: bool | None = None  # what the machine noticed, where it looks for it
 
 
 # --- Column mappings -------------------------------------------------------------------------------------------------

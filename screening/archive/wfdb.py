@@ -13,9 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.leads import Leads, require_independent
 from screening.archive.wfdb_header import Header, Segment, comments, parse
-from screening.archive.wfdb_signals import Leads, decode_leads
-from screening.contract import INDEPENDENT_LEADS, LEADS, MAX_RECORD_BYTES, N_LEADS, Reason
+from screening.archive.wfdb_signals import decode_leads
+from screening.contract import MAX_RECORD_BYTES, N_LEADS, Reason
 from screening.recording import Recording, Rejected
 
 __all__ = ["comments", "decode", "signal_file_names"]
@@ -90,7 +91,7 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
         sha256 = digest.hexdigest()
         parsed = parse(header)
         leads = _join(parsed, files) if parsed.segments else decode_leads(parsed, files)
-        _require_leads(leads.rows)
+        require_independent(leads.rows)
         if not leads.signal_mV.shape[1]:
             raise Refused(Reason.TOO_SHORT, "the record holds no samples")
         return Recording(
@@ -116,12 +117,6 @@ def _files_of(header: Header) -> tuple[str, ...]:
 
 def _folder(name: str) -> str:
     return name[: name.rfind("/") + 1]
-
-
-def _require_leads(rows: set[int]) -> None:
-    missing = [lead for lead in INDEPENDENT_LEADS if LEADS.index(lead) not in rows] if len(rows) < N_LEADS else []
-    if missing:
-        raise Refused(Reason.MISSING_LEADS, f"no signal for {', '.join(missing)}")
 
 
 def _join(header: Header, files: Mapping[str, bytes]) -> Leads:

@@ -11,10 +11,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from screening.archive.container import Refused
-from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, MAX_SIGNALS, RATE_LIMITS_HZ, Reason, lead_of
+from screening.contract import MAX_HEADER_BYTES, MAX_SAMPLES, MAX_SIGNALS, RATE_LIMITS_HZ, Reason, lead_of
 
-MAX_SAMPLES = MAX_RECORD_BYTES // 2
-"""Most samples a header may claim, all signals together: a record of the largest size at 16 bits."""
 MAX_SEGMENTS = 4096
 """Most segments a record may have: ten times what an intensive-care record of days needs."""
 

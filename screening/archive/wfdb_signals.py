@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import NamedTuple
@@ -11,32 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused, container_of, matlab4_matrix
+from screening.archive.leads import MIN_STEPS_PER_MV, ROW, Leads, derive, place
 from screening.archive.wfdb_formats import BITS, FLAC, bytes_of, flac_claims, missing_value, samples, samples_in
-from screening.archive.wfdb_header import MAX_SAMPLES, Header, Signal
-from screening.contract import DERIVED_LEADS, LEADS, N_LEADS, RATE_LIMITS_HZ, Reason, mV_per_unit
+from screening.archive.wfdb_header import Header, Signal
+from screening.contract import MAX_SAMPLES, N_LEADS, RATE_LIMITS_HZ, Reason, mV_per_unit
 
-_ROW = {lead: row for row, lead in enumerate(LEADS)}
 _IN_ORDER = list(range(N_LEADS))
 
 _mV_per_unit = lru_cache(maxsize=64)(mV_per_unit)
 
 _CACHE_BYTES = 2**19
 """So much of a record is turned into millivolts at once: half of what a core's second cache holds."""
-
-MIN_STEPS_PER_MV = 1e-3
-"""A converter whose one step is a volt or more did not measure an ECG."""
-
-
-@dataclass(slots=True)
-class Leads:
-    """The leads of one stretch of recording."""
-
-    signal_mV: np.ndarray
-    rate_hz: float
-    rows: set[int]  # of the leads there are, derived ones included
-    formats: set[str] = field(default_factory=set)
-    unit_sources: set[str] = field(default_factory=set)
-    flags: set[str] = field(default_factory=set)
 
 
 class _Group(NamedTuple):
@@ -108,11 +92,11 @@ def decode_leads(header: Header, files: Mapping[str, bytes], folder: str = "") -
         if rows == _IN_ORDER:
             leads.signal_mV, leads.rows = block, set(rows)
         else:
-            _place(leads, block, rows)
+            place(leads, block, rows)
     for signal in used:
         leads.unit_sources.add("header gain/units" if signal.units else "wfdb default mV")
     if len(leads.rows) < N_LEADS:
-        _derive(leads)
+        derive(leads)
     return leads
 
 
@@ -227,7 +211,7 @@ def _decode_group(group: _Group, frames: int, header: Header) -> tuple[np.ndarra
     if wrong:
         leads = ", ".join(str(lead) for lead in wrong)
         raise Refused(Reason.CHECKSUM_MISMATCH, f"samples of {leads} do not add up to the header's checksum")
-    return block, [_ROW[str(signal.lead)] for _, signal in used]
+    return block, [ROW[str(signal.lead)] for _, signal in used]
 
 
 def _columns(stored: np.ndarray, some: list[tuple[int, Signal]]) -> np.ndarray:
@@ -260,28 +244,3 @@ def _scale(digital: np.ndarray, signals: list[Signal], out: np.ndarray) -> None:
             out /= narrow
             return
     out[...] = (digital - np.array(baselines, np.float64)[:, None]) / gains
-
-
-def _place(leads: Leads, block: np.ndarray, rows: list[int]) -> None:
-    """Put the leads of a further file into their rows."""
-    if not leads.signal_mV.shape[1]:
-        leads.signal_mV = np.full((N_LEADS, block.shape[1]), np.nan, np.float32)
-    for row, signal in zip(rows, block, strict=True):
-        if row in leads.rows:
-            if not np.array_equal(leads.signal_mV[row], signal, equal_nan=True):
-                raise Refused(Reason.DUPLICATE_LEAD, f"lead {LEADS[row]} is present twice, with different samples")
-            leads.flags.add("duplicate_lead")
-            continue
-        leads.signal_mV[row] = signal
-        leads.rows.add(row)
-
-
-def _derive(leads: Leads) -> None:
-    """Compute absent limb leads from I and II where these are there."""
-    if not {_ROW["I"], _ROW["II"]} <= leads.rows:
-        return
-    for lead, (of_i, of_ii) in DERIVED_LEADS.items():
-        if _ROW[lead] not in leads.rows:
-            leads.signal_mV[_ROW[lead]] = of_i * leads.signal_mV[0] + of_ii * leads.signal_mV[1]
-            leads.rows.add(_ROW[lead])
-            leads.flags.add("derived_leads")

@@ -1,0 +1,92 @@
+"""Formats of which one file is one record: told by what the bytes are, never by a suffix.
+
+A format is a module of this package with the four names of `Format`. Optional libraries are imported where they are used, so
+that an archive without DICOM needs no pydicom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from screening.archive.container import Refused
+from screening.archive.leads import Leads
+from screening.contract import MAX_RECORD_BYTES, Reason
+from screening.recording import Recording, Rejected
+
+if TYPE_CHECKING:
+    from screening.archive.metadata import Facts
+
+
+class Format(Protocol):
+    """What a module of this package offers."""
+
+    NAME: str
+    """In a catalog's ``format`` and in ``source_format``, for example "dicom"."""
+
+    def looks_like(self, head: bytes) -> bool:
+        """Whether a file that begins with ``head``, its first `HEAD` bytes or all of it, is of this format."""
+
+    def read(self, data: bytes) -> Leads:
+        """Return the leads of the rhythm strip; Refused says why there are none."""
+
+    def facts(self, data: bytes) -> Facts:
+        """Return what the file states about its record; Refused, or ValueError, where it cannot be understood."""
+
+
+HEAD = 2**16
+"""Bytes of a file that tell its format."""
+
+_MODULES: tuple[ModuleType, ...] = ()
+FORMATS = tuple(cast(Format, module) for module in _MODULES)
+
+
+class Missing(ImportError):
+    """A library that is not installed; what is to be installed stands in the message."""
+
+    def __init__(self, library: str, extra: str = "hospital") -> None:
+        super().__init__(f"{library} is not installed; pip install 'screening[{extra}]' brings it")
+
+
+def format_of(head: bytes) -> Format | None:
+    """Return the format of a file by its first bytes, None where no module here knows it."""
+    return next((known for known in FORMATS if known.looks_like(head)), None)
+
+
+def decode(record_id: str, data: bytes) -> Recording | Rejected:
+    """Decode the one file of a record.
+
+    Returns
+    -------
+    A Recording with float32 millivolts (12, samples), or a Rejected whose detail says what is wrong in numbers and names of
+    leads. No bytes make it raise; OSError and MemoryError, which say something of the machine, come through.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    known = format_of(data[:HEAD])
+    name = known.NAME if known else None
+    try:
+        if known is None:
+            raise Refused(Reason.UNKNOWN_FORMAT, "no reader here knows this file")
+        if len(data) > MAX_RECORD_BYTES:
+            raise Refused(Reason.TOO_LARGE, f"the record has {len(data)} bytes, the limit is {MAX_RECORD_BYTES}")
+        leads = known.read(data)
+        if not leads.signal_mV.shape[1]:
+            raise Refused(Reason.TOO_SHORT, "the record holds no samples")
+        return Recording(
+            record_id,
+            leads.signal_mV,
+            leads.rate_hz,
+            sha256,
+            "+".join(sorted(leads.formats)),
+            " and ".join(sorted(leads.unit_sources)),
+            tuple(sorted(leads.flags)),
+        )
+    except Refused as refused:
+        return Rejected(record_id, refused.reason, refused.detail, sha256, name)
+    except Missing as missing:
+        return Rejected(record_id, Reason.UNKNOWN_FORMAT, str(missing), sha256, name)
+    except (OSError, ImportError, MemoryError):
+        raise  # the machine's fault, which says nothing of the record
+    except Exception as error:
+        return Rejected(record_id, Reason.UNDECODABLE, f"the decoder failed: {type(error).__name__}", sha256, name)
