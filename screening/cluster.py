@@ -194,6 +194,8 @@ def _start_here(quiet: dict[str, Any], ready_with: Sequence[str]) -> None:
     meanwhile = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
     if ready_with:
         meanwhile["RAY_preload_python_modules"] = ",".join(ready_with)
+        # Ray sets it for a worker's task, which is after what is imported here has counted the machine's cores.
+        meanwhile["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
     if sys.platform == "linux":
         meanwhile["GLOO_SOCKET_IFNAME"] = "lo"  # of the workers of a training, among themselves
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):

@@ -6,11 +6,14 @@ import ctypes
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import ThreadpoolController
 
 from screening.contract import (
     CARRIED_COLUMNS,
@@ -61,8 +64,9 @@ def decode_shard(
     samples = settings.samples
     signals = np.zeros((planned.num_rows, N_LEADS * samples), np.float32)
     facts: list[dict[str, Any]] = []
-    for chunk in _chunks(outcomes):
-        facts += _decode_chunk(chunk, settings, signals[len(facts) : len(facts) + len(chunk)])
+    with one_thread():
+        for chunk in _chunks(outcomes):
+            facts += _decode_chunk(chunk, settings, signals[len(facts) : len(facts) + len(chunk)])
     if len(facts) != planned.num_rows:
         raise ValueError(f"{len(facts)} outcomes for {planned.num_rows} planned records")
     schema = result_schema()
@@ -168,6 +172,19 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, 512 * 2**20)
 
 
+def one_thread() -> AbstractContextManager[Any]:
+    """Keep NumPy's matrix products to one thread within a block.
+
+    More of them than a worker has cores wait for each other, and cut sums in other places: the last digits would differ.
+    """
+    return _linear_algebra().limit(limits=1, user_api="blas")
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 class Scorer:
     """Scores and explains decoded shards with one bundle; holds the network and the donors.
 
@@ -217,7 +234,7 @@ class Scorer:
         columns["logit"] = _spread(good, logit, rows)
         columns["probability"] = _spread(good, probability.astype(np.float32), rows)
         columns["flagged"] = _spread(good, flagged, rows)
-        with stopwatch.stage("explain"):
+        with stopwatch.stage("explain"), one_thread():
             columns |= self._explain(decoded, signals, good, logit, flagged)
         columns |= {name: [value] * rows for name, value in self.identity.items()}
         schema = result_schema()

@@ -33,7 +33,7 @@ import ray
 
 from screening.contract import N_LEADS
 from screening.model.bundle import PRETRAINED
-from screening.run import pipeline
+from screening.run import engine, pipeline
 from screening.run.plan import Plan, begun_name, read_locations, read_shard, results_name
 from screening.run.worker import Source, _row, results_file
 from screening.settings import RunSettings
@@ -166,9 +166,9 @@ def run(
     stages: list[tuple[float, str]] = []
     with (
         raylets(nodes, cpus) if nodes else nullcontext(),  # else `screening` starts Ray
-        patch.object(pipeline, "SCORER_CPUS", APART if apart else pipeline.SCORER_CPUS),
-        patch.object(pipeline, "decode_block", partial(sleeping_decode, decode_s)),
-        patch.object(pipeline, "ScoringActor", sleeper(score_s)),
+        patch.object(engine, "SCORER_CPUS", APART if apart else engine.SCORER_CPUS),
+        patch.object(engine, "decode_block", partial(sleeping_decode, decode_s)),
+        patch.object(engine, "ScoringActor", sleeper(score_s)),
         Watch() as watch,
     ):
         begun, cpu = time.monotonic(), time.process_time()

@@ -82,6 +82,8 @@ def machine() -> dict[str, Any]:
 
 def write_json(path: Path, reports: Sequence[Report], *, where: dict[str, Any]) -> None:
     """Write everything that was measured; ``where`` is `machine` as it was before the first measurement."""
-    found = {"machine": where, "benchmarks": {report.name: asdict(report) for report in reports}}
+    # `asdict` cannot copy figures that hold a defaultdict.
+    told = {r.name: {"name": r.name, "rows": [asdict(row) for row in r.rows], "figures": r.figures} for r in reports}
+    found = {"machine": where, "benchmarks": told}
     strict = json.loads(json.dumps(found, default=str), parse_constant=lambda _: None)  # JSON knows no NaN
     path.write_text(json.dumps(strict, indent=1) + "\n", encoding="utf-8")

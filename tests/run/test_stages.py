@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits
 
 from screening.archive.reader import ArchiveReader
 from screening.attribution.donors import DonorSet
@@ -82,6 +83,16 @@ def results(
     )
     scorer = Scorer(bundle, explainer, identity=IDENTITY, attribution=attribution, device="cpu", batch_size=batch_size)
     return scorer.score(decode_shard(planned(outcomes), outcomes, bundle.preprocessing))
+
+
+def test_threads_of_the_linear_algebra_change_no_byte(outcomes: list[Recording | Rejected], bundle: Bundle) -> None:
+    """OpenBLAS cuts a sum in other places for each number of threads; a machine's, or a user's, number must not show."""
+    tables = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads, user_api="blas"):
+            tables.append(decode_shard(planned(outcomes), outcomes, bundle.preprocessing))
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
 
 
 def test_one_row_a_record_with_plain_columns(
