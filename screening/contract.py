@@ -217,14 +217,35 @@ CATALOG_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("sex", "string", "female, male or null"),
     ("site", "string", "as the archive states it"),
     ("device", "string", "as the archive states it"),
+    ("rate_hz", "float32", "sampling rate that the file states, null where only a table was read"),
+    ("duration_s", "float32", "length that the file states, null where only a table was read"),
+    ("qrs_ms", "float32", "QRS duration that the machine measured"),
+    ("paced", "bool", "a pacemaker is at work, by the machine or a statement; null where the archive is silent"),
+    ("lbbb", "bool", "left bundle branch block by a statement; null where there is no statement"),
+    ("wpw", "bool", "ventricular pre-excitation by a statement; null where there is no statement"),
     ("labels", "list<string>", "the archive's statement codes that the label rule lets count"),
     ("label", "string", "MI, NORM or other by the label rule; null where the archive says nothing"),
     ("fold", "int16", "the archive's own fold, null where it has none"),
 )
 """(name, Arrow type, meaning) of every column of a catalog, in order."""
 
-CARRIED_COLUMNS = ("record_id", "patient_key", "acquired_at", "age", "sex", "site", "device")
+CARRIED_COLUMNS = (
+    "record_id",
+    "patient_key",
+    "acquired_at",
+    "age",
+    "sex",
+    "site",
+    "device",
+    "qrs_ms",
+    "paced",
+    "lbbb",
+    "wpw",
+)
 """Columns that go from the catalog into the results as they are."""
+
+GAINED_COLUMNS = frozenset({"qrs_ms", "paced", "lbbb", "wpw", "tracing_hash"})
+"""Columns that results of the present version have gained: runs of earlier releases do not have them."""
 
 # --- Result columns --------------------------------------------------------------------------------------------------
 
@@ -279,6 +300,10 @@ RESULT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("sex", "string", "female, male or null"),
     ("site", "string", "as the archive states it"),
     ("device", "string", "as the archive states it"),
+    ("qrs_ms", "float32", "QRS duration that the machine measured"),
+    ("paced", "bool", "a pacemaker is at work, as the archive states it"),
+    ("lbbb", "bool", "left bundle branch block, as the archive states it"),
+    ("wpw", "bool", "ventricular pre-excitation, as the archive states it"),
     ("status", "string", "scored or rejected"),
     ("reason", "string", "why rejected; see `screening failures`"),
     ("detail", "string", "what exactly was wrong; never a path, a name or a date"),
@@ -288,6 +313,7 @@ RESULT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     *EXPLANATION_COLUMNS,
     *QUALITY_COLUMNS,
     ("record_sha256", "string", "of the record's source bytes"),
+    ("tracing_hash", "string", "alike where the tracing is the same, whatever the format; see signal/tracing.py"),
     ("source_format", "string", "storage format read"),
     ("unit_source", "string", "what in the file gave millivolts"),
     ("model_name", "string", ""),

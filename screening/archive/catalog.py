@@ -41,7 +41,7 @@ from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
 from screening.storage import forbid_pickled_columns
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 IDENTITY = (

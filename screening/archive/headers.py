@@ -17,6 +17,7 @@ _PATIENT_KEYS = ("subject_id", "patient_id", "patient id")
 _BASE_TIME = re.compile(
     rb"^\S+ +\d+ +\S+ +\d+ +(\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)? +(\d{1,2}/\d{1,2}/\d{4})", re.MULTILINE
 )
+_RATE_AND_LENGTH = re.compile(rb"^\S+ +\d+ +(\d{1,5}(?:\.\d{1,9})?)\S* +(\d{1,12})(?= |\r?$)", re.MULTILINE)
 
 
 def header_facts(header: bytes, unreadable: Counter[str], *, statement_texts: Container[str] = ()) -> Facts:
@@ -48,6 +49,10 @@ def header_facts(header: bytes, unreadable: Counter[str], *, statement_texts: Co
             return None
 
     reason = stated.get("reason for admission")
+    rate_hz = duration_s = None
+    if found := _RATE_AND_LENGTH.search(header[:4096]):
+        rate_hz = float(found[1]) or None
+        duration_s = int(found[2]) / rate_hz if rate_hz else None
     statements = take(
         "labels", "dx", lambda text: parse_codes(code for code in text.split(",") if CODE.match(code.strip()))
     )
@@ -59,6 +64,8 @@ def header_facts(header: bytes, unreadable: Counter[str], *, statement_texts: Co
         age=take("age", "age", parse_age),
         sex=take("sex", "sex", lambda text: SEXES[text.lower()]),
         statements=statements or None,
+        rate_hz=rate_hz,
+        duration_s=duration_s,
     )
 
 

@@ -27,7 +27,7 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from screening.archive import wfdb
+from screening.archive.reader import decode
 from screening.contract import N_LEADS, Reason
 from screening.recording import Recording, Rejected
 
@@ -92,14 +92,14 @@ class Decoder:
         self._end()
 
     def decode(self, record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recording | Rejected:
-        """Return what `wfdb.decode` does, or that the record takes too much time or memory.
+        """Return what `reader.decode` does, or that the record takes too much time or memory.
 
         What fails here, or in a child that has decoded other records, is tried once more in a new child before it counts.
         """
         if not self._isolated:
             try:
                 with time_limit(self._limits.seconds):
-                    return wfdb.decode(record_id, header, files)
+                    return decode(record_id, header, files)
             except (OutOfTime, MemoryError):
                 pass
         elif self._child is not None:
@@ -221,7 +221,7 @@ def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
         question = json.loads(line)
         header = asked.read(question["header"])
         files = {name: asked.read(size) for name, size in question["files"].items()}
-        found = wfdb.decode(question["record_id"], header, files)
+        found = decode(question["record_id"], header, files)
         if isinstance(found, Rejected):
             answers.write(json.dumps(asdict(found)).encode() + b"\n")
         else:

@@ -25,7 +25,29 @@ ABSENT = "absent"
 
 HEADER_SUFFIX = ".hea"
 SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
-OTHER_FORMATS = {".xml": "xml", ".dcm": "dicom", ".scp": "scp", ".edf": "edf"}
+OTHER_FORMATS = {
+    ".xml": "xml",
+    ".dcm": "dicom",
+    ".scp": "scp",
+    ".edf": "edf",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".csv": "csv",
+    ".npy": "npy",
+}
+"""Suffix of a file that is a record by itself -> its format, until its bytes have told."""
+SIDECAR_FORMATS = ("csv", "npy", "hdf5")
+"""Formats that state neither unit nor rate: their files are records where a sidecar does."""
+PACKED_SUFFIX = ".gz"
+_NO_RECORDS = re.compile(
+    r"\.(?:atr|bat|bmp|bz2|cfg|conf|css|db|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|log|md?|parquet|pdf|png|ps|py|qrs|r"
+    r"|rst|rtf|sh|sha256|sql|svg|tar|tex|tgz|tiff?|toml|tsv|txt|xlsx?|xsd|xsl|xz|ya?ml|zip|zst)",
+    re.IGNORECASE,
+)
+"""Suffixes of files that lie beside records and are none, which need not be looked into."""
+_NO_NAMES = frozenset(
+    ("RECORDS", "ANNOTATORS", "LICENSE", "README", "SHA256SUMS", "MD5SUMS", "CHANGELOG", "Makefile", "NOTICE")
+)
 WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
 MAX_RECORDS_DEPTH = 8
 MAX_PATH = 1_024  # what object stores take for a key
@@ -97,8 +119,14 @@ def safe_location(path: str) -> str | None:
 
 
 def location_of(path: str) -> tuple[str, str]:
-    """Return the location of the file that opens a record, and its format, from a path with or without suffix."""
-    stem, suffix = posixpath.splitext(path)
+    """Return the location of the file that opens a record, and its format, from a path with or without suffix.
+
+    >>> location_of("a/1.XML.gz"), location_of("a/1.hea"), location_of("a/1"), location_of("a/all.hdf5#12")
+    (('a/1.XML.gz', 'xml'), ('a/1.hea', 'wfdb'), ('a/1.hea', 'wfdb'), ('a/all.hdf5#12', 'hdf5'))
+    """
+    stem, suffix = posixpath.splitext(file_of(path))
+    if suffix.lower() == PACKED_SUFFIX:
+        suffix = posixpath.splitext(stem)[1]
     if suffix.lower() in OTHER_FORMATS:
         return path, OTHER_FORMATS[suffix.lower()]
     if suffix == HEADER_SUFFIX or suffix in SIGNAL_SUFFIXES:
@@ -106,9 +134,39 @@ def location_of(path: str) -> tuple[str, str]:
     return path + HEADER_SUFFIX, "wfdb"
 
 
+def may_be_record(name: str) -> bool:
+    """Whether a file that no suffix tells to be a record may be one by its bytes: DICOM files often have no suffix."""
+    stem, suffix = posixpath.splitext(name)
+    if suffix.lower() == PACKED_SUFFIX:
+        stem, suffix = posixpath.splitext(stem)
+    is_wfdb = suffix in (HEADER_SUFFIX, *SIGNAL_SUFFIXES)
+    return not (is_wfdb or name.startswith(".") or _NO_RECORDS.fullmatch(suffix) or stem in _NO_NAMES)
+
+
+def member_of(location: str) -> str | None:
+    """Return which of a file's records a location names, None where a file is a record.
+
+    >>> member_of("exams/part-0.hdf5#1169160"), member_of("odd#name.hea")
+    ('1169160', None)
+    """
+    file, _, member = location.rpartition("#")
+    is_many = OTHER_FORMATS.get(posixpath.splitext(file)[1].lower()) == "hdf5"
+    return member if is_many else None
+
+
+def file_of(location: str) -> str:
+    """Return the path of the file that a location is, or is within."""
+    return location if member_of(location) is None else location.rpartition("#")[0]
+
+
 def stem_of(location: str) -> str:
     """Return a location without its suffix."""
     return posixpath.splitext(location)[0]
+
+
+def plain_id(location: str) -> str:
+    """Return the record id of an archive that is public: the stem of a WFDB header, all of any other location."""
+    return stem_of(location) if location.endswith(HEADER_SUFFIX) else location
 
 
 def version_of(files: Iterable[FileFacts]) -> tuple[int, str]:
@@ -220,6 +278,18 @@ class Folder:
             return None
         return files if suffix == HEADER_SUFFIX else [entry for entry in files if entry[0] == suffix]
 
+    def records(self) -> Iterator[str]:
+        """Yield the names of the files that open a record, or may do so, sorted."""
+        for stem in sorted(self.files):
+            suffixes = sorted(suffix for suffix, _, _ in self.files[stem])
+            is_wfdb = HEADER_SUFFIX in suffixes
+            if is_wfdb:
+                yield stem + HEADER_SUFFIX
+            for suffix in suffixes:
+                is_known = location_of(stem + suffix)[1] != "wfdb"
+                if is_known or (not is_wfdb and may_be_record(stem + suffix)):
+                    yield stem + suffix
+
 
 class _Level(NamedTuple):
     """A folder in which a walk is."""
@@ -248,7 +318,7 @@ class Listing:
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
-        folders = list(dict.fromkeys(map(posixpath.dirname, locations)))
+        folders = list(dict.fromkeys(posixpath.dirname(file_of(location)) for location in locations))
         new = [folder for folder in folders if folder not in self._cache]
         for group, folder_of in self._fetch(new, len(locations)):
             for folder, content in folder_of.items():
@@ -259,12 +329,17 @@ class Listing:
             if folder in self._cache:
                 self._cache.move_to_end(folder)
         empty = Folder()
-        found = [self._cache.get(posixpath.dirname(at), empty).find(posixpath.basename(at)) for at in locations]
+        found = [
+            self._cache.get(posixpath.dirname(at), empty).find(posixpath.basename(at)) for at in map(file_of, locations)
+        ]
         self._shrink()
         return found
 
     def walk(self, folder: str = "") -> Iterator[str]:
-        """Yield the locations of all WFDB headers below ``folder``, sorted within each folder, depth first."""
+        """Yield the locations of all files below ``folder`` that open a record or may do so.
+
+        Sorted within each folder, depth first. A file that only `may_be_record` is to be looked into.
+        """
         levels = [_Level(iter([(folder, self._list(folder))]), Folder(), is_linked=False)]
         while levels:  # not by recursion: folders may be nested deeper than calls may
             above = levels[-1]
@@ -283,12 +358,11 @@ class Listing:
                     self._linked.add(content.real)
             self._keep(at, content)
             self._shrink()
-            for stem in sorted(content.files):
-                if any(suffix == HEADER_SUFFIX for suffix, _, _ in content.files[stem]):
-                    if not _is_text(posixpath.join(at, stem)):
-                        self.unnameable += 1
-                        continue
-                    yield posixpath.join(at, stem + HEADER_SUFFIX)
+            for name in content.records():
+                if _is_text(posixpath.join(at, name)):
+                    yield posixpath.join(at, name)
+                else:
+                    self.unnameable += 1
             levels.append(_Level(self._below(at, content), content, is_linked))
 
     def _below(self, folder: str, content: Folder) -> Iterator[tuple[str, Folder]]:

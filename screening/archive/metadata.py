@@ -76,6 +76,7 @@ class ColumnMapping(BaseModel):
     sex_values: dict[str, Literal["female", "male"]] = Field(default_factory=dict)  # beyond f, m, female, male
     site: str | None = None
     device: str | None = None
+    qrs_ms: str | None = None  # what the machine measured
     labels: str | None = None
     labels_format: Literal["list", "likelihoods"] = "list"  # codes between separators, or {'CODE': percent}
     labels_separator: str = ","
@@ -92,6 +93,7 @@ class ColumnMapping(BaseModel):
             self.sex,
             self.site,
             self.device,
+            self.qrs_ms,
             self.labels,
             self.fold,
         )
@@ -281,9 +283,9 @@ class _RowParser:
                 return [None] * size
             return [None if isinstance(value, str) and value in _NULLS else value for value in values]
 
-        stated = ("path", "patient_id", "acquired_at", "age", "sex", "site", "device", "labels", "fold")
+        stated = ("path", "patient_id", "acquired_at", "age", "sex", "site", "device", "qrs_ms", "labels", "fold")
         rows = zip(*map(column, stated), strict=True)
-        for path, patient, acquired, age, sex, site, device, labels, fold in rows:
+        for path, patient, acquired, age, sex, site, device, qrs_ms, labels, fold in rows:
             yield (
                 path.strip() if path else None,
                 Facts(
@@ -297,6 +299,7 @@ class _RowParser:
                         "labels", tuple(labels) if isinstance(labels, list) else labels, self._statements
                     ),
                     fold=self._value("fold", fold, _fold),
+                    qrs_ms=self._value("qrs_ms", qrs_ms, float),
                 ),
             )
 

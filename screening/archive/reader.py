@@ -7,14 +7,15 @@ import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
-from screening.archive import wfdb
+from screening.archive import formats, wfdb
 from screening.archive.container import Refused, container_of
-from screening.archive.listing import is_changed, mark_of, stem_of, token_of
+from screening.archive.listing import file_of, is_changed, mark_of, stem_of, token_of
 from screening.archive.objects import Objects, objects_below
 from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
@@ -34,18 +35,38 @@ _CHANGED = "a file of the record is not the one that was catalogued"
 class Fetched(NamedTuple):
     """The bytes of a record."""
 
-    header: bytes
-    files: dict[str, bytes]
+    first: bytes  # of the file that opens it: a WFDB header, or all there is
+    files: dict[str, bytes]  # further ones, by name
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
-        return len(self.header) + sum(map(len, self.files.values()))
+        return len(self.first) + sum(map(len, self.files.values()))
 
 
 def nbytes_of(found: Fetched | Rejected) -> int:
     """Return the bytes that wait in memory."""
     return found.nbytes if isinstance(found, Fetched) else 0
+
+
+def decode(record_id: str, first: bytes, files: Mapping[str, bytes]) -> Recording | Rejected:
+    """Decode the bytes of a record, whose format they tell.
+
+    Parameters
+    ----------
+    record_id
+        Goes into the result; nothing else is made of it.
+    first, files
+        As `ArchiveReader.fetch` gives them.
+
+    Returns
+    -------
+    A Recording, or a Rejected whose detail says what is wrong in numbers and names of leads. No bytes make it raise; OSError
+    and ImportError, which say something of the machine, come through.
+    """
+    if looks_like_header(first) or not formats.is_known(first):
+        return wfdb.decode(record_id, first, files)
+    return formats.decode(record_id, first)
 
 
 class ArchiveReader:
@@ -77,11 +98,11 @@ class ArchiveReader:
     def read(self, location: str, record_id: str, *, version: str | None = None) -> Recording | Rejected:
         """Read one record: `fetch` it and decode it."""
         fetched = self.fetch(location, record_id, version=version)
-        return fetched if isinstance(fetched, Rejected) else wfdb.decode(record_id, *fetched)
+        return fetched if isinstance(fetched, Rejected) else decode(record_id, *fetched)
 
-    def header(self, location: str) -> bytes:
-        """Return the bytes of a record's first file, cut off above the largest header; Refused where `fetch` rejects."""
-        return self._fetch(location, MAX_HEADER_BYTES + 1, None)
+    def beginning(self, location: str, limit: int = MAX_HEADER_BYTES) -> bytes:
+        """Return the first ``limit`` bytes of a record's first file, and one more; Refused where `fetch` rejects."""
+        return self._fetch(file_of(location), limit + 1, None)
 
     def fetch(self, location: str, record_id: str, *, version: str | None = None) -> Fetched | Rejected:
         """Return the bytes of one record's files.
@@ -105,6 +126,11 @@ class ArchiveReader:
         try:
             head = self._fetch(location, MAX_HEADER_BYTES + 1, version)
             files: dict[str, bytes] = {}
+            if not looks_like_header(head) and formats.is_known(head):
+                if len(head) > MAX_HEADER_BYTES:
+                    head = self._fetch(location, MAX_RECORD_BYTES + 1, version, whole=True)
+                    _require_size(len(head))
+                return Fetched(head, {})
             left = MAX_RECORD_BYTES - len(head)
             folder = location[: location.rfind("/") + 1]
             while names := [name for name in wfdb.signal_file_names(head, files) if name not in files]:
@@ -113,8 +139,7 @@ class ArchiveReader:
                         folder + name, left + 1, _version_for(version, location, folder + name), whole=True
                     )
                     left -= len(files[name])
-                    if left < 0:
-                        raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
+                    _require_size(MAX_RECORD_BYTES - left)
         except Refused as refused:
             if not looks_like_header(head) and (container := container_of(head) or (b"\0" in head and "binary")):
                 return Rejected(record_id, Reason.UNKNOWN_FORMAT, f"a {container} file, which no reader here knows")
@@ -212,6 +237,11 @@ class ArchiveReader:
             self._folder = (path, real)
         if real != root and not real.startswith(f"{root}/"):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_RECORD_BYTES:
+        raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
 
 
 def _version_for(version: str | None, location: str, path: str) -> str | None:

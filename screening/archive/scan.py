@@ -11,20 +11,26 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from screening.archive import formats
+from screening.archive.conduction import COLUMNS as CONDUCTION
+from screening.archive.conduction import conduction
 from screening.archive.container import Refused
 from screening.archive.discovery import Source
+from screening.archive.formats.sidecar import sidecar_locations
 from screening.archive.headers import header_facts
 from screening.archive.identity import PseudonymKey
 from screening.archive.labels import Labeller
 from screening.archive.listing import (
     ABSENT,
     HEADER_SUFFIX,
+    SIDECAR_FORMATS,
     WORKERS,
     FileFacts,
     Listing,
     location_of,
+    mark_of,
+    plain_id,
     safe_location,
-    stem_of,
     version_of,
 )
 from screening.archive.metadata import Facts
@@ -41,7 +47,14 @@ BATCH = 4_096
 _MAX_USELESS = 20
 """Rows a record that say nothing new, above which a table is no table of records."""
 
-KEPT_COLUMNS = ("patient_key", "acquired_at", "age", "sex", "site", "device", "labels", "label", "fold")
+MAX_STATED_BYTES = 16 * 2**20
+"""Of a file that is a record by itself, so much is read for what it states: XML and DICOM hold that beside the samples."""
+
+KEPT_COLUMNS = (
+    *("patient_key", "acquired_at", "age", "sex", "site", "device", "rate_hz", "duration_s"),
+    *CONDUCTION,
+    *("labels", "label", "fold"),
+)
 
 
 class PreviousRows:
@@ -86,6 +99,10 @@ def _version_numbers(versions: list[str]) -> np.ndarray:
 
 def _of(values: list[T], places: list[int]) -> list[T]:
     return [values[i] for i in places]
+
+
+def _most(suffix: str) -> int:
+    return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else MAX_STATED_BYTES
 
 
 class _Seen:
@@ -141,7 +158,7 @@ class Scan:
         while batch := list(islice(records, BATCH)):
             named = [(path, facts) for path, facts in batch if path is not None]
             self.count["without_path"] += len(batch) - len(named)
-            if named and (found := self._batch(named)):
+            if named and (found := self._batch(source, named)):
                 yield found
             # A few kilobytes of compressed table may name one record for hours.
             if (useless := self.count["duplicates"] + self.count["without_path"]) > _MAX_USELESS * (
@@ -152,7 +169,9 @@ class Scan:
                     f"{self.count['records']:,} name another; mend it."
                 )
 
-    def _batch(self, named: list[tuple[str, Facts | None]]) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
+    def _batch(
+        self, source: Source, named: list[tuple[str, Facts | None]]
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
         clean = [safe_location(path) for path, _ in named]
         opened = [location_of(safe or path) for safe, (path, _) in zip(clean, named, strict=True)]
         ids = [self._record_id(location) for location, _ in opened]
@@ -166,17 +185,30 @@ class Scan:
         files = self._files(
             [location if clean[i] is not None else None for i, location in zip(keep, locations, strict=True)]
         )
+        kinds = [opened[i][1] for i in keep]
+        beside = self._sidecars(locations, kinds)
         sizes, versions = [], []
-        for found in files:
-            size, version = version_of(found) if found is not None else (0, ABSENT)
+        for found, sidecar in zip(files, beside, strict=True):
+            size, version = version_of([*found, *sidecar]) if found is not None else (0, ABSENT)
             sizes.append(size)
             versions.append(version)
         kept = self._compare(ids, versions, [fact is None for fact in facts])
-        self._read_headers(locations, files, facts, kept)
+        looks = self._read_files(locations, files, facts, kept, kinds)
         rows = [kept.get(i) or self._row(fact or Facts()) for i, fact in enumerate(facts)]
+        if source.found_by == "listing":
+            # A file that nothing names is a record only where its bytes, or a sidecar, say so.
+            stay = [
+                i
+                for i in range(len(ids))
+                if self._is_record(locations[i], kinds[i], beside[i], i in kept, looks.get(i))
+            ]
+            keep, ids, locations, kinds = _of(keep, stay), _of(ids, stay), _of(locations, stay), _of(kinds, stay)
+            files, sizes, versions, rows = _of(files, stay), _of(sizes, stay), _of(versions, stay), _of(rows, stay)
+            if not ids:
+                return None
         if self._forgotten_patients:
             stay = [i for i, row in enumerate(rows) if row["patient_key"] not in self._forgotten_patients]
-            keep, ids, locations = _of(keep, stay), _of(ids, stay), _of(locations, stay)
+            ids, locations, kinds = _of(ids, stay), _of(locations, stay), _of(kinds, stay)
             files, sizes, versions, rows = _of(files, stay), _of(sizes, stay), _of(versions, stay), _of(rows, stay)
 
         self.count["records"] += len(ids)
@@ -188,7 +220,7 @@ class Scan:
         self.labels.update(row["label"] or "none" for row in rows)
         columns: dict[str, list[Any]] = {
             "record_id": ids,
-            "format": [opened[i][1] for i in keep],
+            "format": kinds,
             "bytes": sizes,
             "version": versions,
             **{name: [row[name] for row in rows] for name in KEPT_COLUMNS},
@@ -199,7 +231,7 @@ class Scan:
         )
 
     def _record_id(self, location: str) -> str:
-        return stem_of(location) if self._deidentified else self._key.pseudonym("record", location)
+        return plain_id(location) if self._deidentified else self._key.pseudonym("record", location)
 
     def _files(self, locations: list[str | None]) -> list[list[FileFacts] | None]:
         found = iter(self._listing.find([location for location in locations if location is not None]))
@@ -220,37 +252,73 @@ class Scan:
             return {}
         return {int(i): self._previous.row(int(positions[i])) for i in np.flatnonzero(same) if without_facts[i]}
 
-    def _read_headers(
+    def _sidecars(self, locations: list[str], kinds: list[str]) -> list[list[FileFacts]]:
+        """Return for each record the sidecar that holds for it, as one more file: a change of it changes the record."""
+        found: list[list[FileFacts]] = [[] for _ in locations]
+        for i, (location, kind) in enumerate(zip(locations, kinds, strict=True)):
+            if kind in SIDECAR_FORMATS:
+                candidates = sidecar_locations(location)
+                for entries in self._listing.find(candidates):
+                    if entries:
+                        found[i] = [(":sidecar", 0, mark_of(entries[0][1], entries[0][2]))]
+                        break
+        return found
+
+    def _is_record(self, location: str, kind: str, sidecar: list[FileFacts], kept: bool, looks: str | None) -> bool:
+        if kind in SIDECAR_FORMATS and not sidecar:
+            self.count["without_sidecar"] += 1
+            return False
+        if not location.endswith(HEADER_SUFFIX) and location_of(location)[1] == "wfdb" and not kept and looks is None:
+            self.count["other_files"] += 1
+            return False
+        return True
+
+    def _read_files(
         self,
         locations: list[str],
         files: list[list[FileFacts] | None],
         facts: list[Facts | None],
         kept: dict[int, dict[str, Any]],
-    ) -> None:
-        """Fill in the facts that only headers state, many headers at once."""
+        kinds: list[str],
+    ) -> dict[int, str]:
+        """Fill in the facts that only the files state, many at once, and in ``kinds`` what these are; return the latter."""
         wanted = [
             i
             for i, found in enumerate(files)
             if facts[i] is None
             and i not in kept
-            and any(suffix == HEADER_SUFFIX and size <= MAX_HEADER_BYTES for suffix, size, _ in found or ())
+            and kinds[i] not in SIDECAR_FORMATS
+            and any(size <= _most(suffix) for suffix, size, _ in found or () if locations[i].endswith(suffix))
         ]
         # Several at once: handing one small file to a thread costs as much as reading it.
         together = max(1, len(wanted) // (4 * WORKERS))
         chunks = [[locations[i] for i in wanted[at : at + together]] for at in range(0, len(wanted), together)]
-        headers = chain.from_iterable(self._pool.map(lambda chunk: [self._header(at) for at in chunk], chunks))
-        for i, header in zip(wanted, headers, strict=True):
-            if header is None:
-                self.count["headers_unreadable"] += 1
+        read = chain.from_iterable(self._pool.map(lambda chunk: [self._stated(at) for at in chunk], chunks))
+        looks: dict[int, str] = {}
+        for i, (kind, stated, unreadable) in zip(wanted, read, strict=True):
+            self._unreadable.update(unreadable)
+            if kind is not None:
+                looks[i] = kinds[i] = kind
+            if stated is None:
+                self.count["headers_unreadable"] += int(kind is not None or locations[i].endswith(HEADER_SUFFIX))
                 continue
             self.count["headers_read"] += 1
-            facts[i] = header_facts(header, self._unreadable, statement_texts=self._statement_texts)
+            facts[i] = stated
+        return looks
 
-    def _header(self, location: str) -> bytes | None:
+    def _stated(self, location: str) -> tuple[str | None, Facts | None, Counter[str]]:
+        """Return what format a file is of, None where it is not known, what it states, and what of that is no value."""
+        unreadable: Counter[str] = Counter()
         try:
-            return self._reader.header(location)
+            data = self._reader.beginning(location, _most(location[location.rfind(".") :]))
         except (Refused, PermissionError):  # of this one record; the run will say so
-            return None
+            return None, None, unreadable
+        if location.endswith(HEADER_SUFFIX):
+            return "wfdb", header_facts(data, unreadable, statement_texts=self._statement_texts), unreadable
+        known = formats.format_of(data)
+        if known is None:
+            return None, None, unreadable
+        return known.NAME, formats.facts(data), unreadable
 
     def _row(self, facts: Facts) -> dict[str, Any]:
         labels, label = self._labeller(facts.statements)
@@ -266,6 +334,9 @@ class Scan:
             "sex": facts.sex,
             "site": facts.site,
             "device": facts.device,
+            "rate_hz": facts.rate_hz,
+            "duration_s": facts.duration_s,
+            **conduction(facts),
             "labels": labels,
             "label": label,
             "fold": facts.fold,

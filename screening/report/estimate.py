@@ -85,7 +85,13 @@ class _Estimation:
         headline, estimators, correction = self._overall(total, parts)
         groups = {
             dimension: self._groups(dimension, kind)
-            for dimension, kind in (("sex", "sex"), ("age", "age"), ("site", None), ("device", "device"))
+            for dimension, kind in (
+                ("sex", "sex"),
+                ("age", "age"),
+                ("site", None),
+                ("device", "device"),
+                ("conduction", None),
+            )
         }
         return Findings(
             frame=self.inputs.frame,

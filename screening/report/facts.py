@@ -35,6 +35,9 @@ OUTSIDE, NOT_SCREENED, CHANGED, REJECTED, SCORED = range(5)
 DATED, UNDATED, FUTURE = range(3)
 """Values of ``dating``."""
 SEXES = ("female", "male", UNKNOWN)
+WIDE_MS = 120
+"""QRS duration from which conduction is broken (AHA/ACCF/HRS 2009, doi.org/10.1161/CIRCULATIONAHA.108.191095)."""
+CONDUCTION = ("none of these", "paced", "LBBB", "pre-excitation", f"other QRS of {WIDE_MS} ms or more", UNKNOWN)
 OLDEST = 130
 """Years; above, the age is not known."""
 LONGEST_NAME = 80
@@ -166,7 +169,9 @@ def open_records(db: duckdb.DuckDBPyConnection, current: Current, catalog: Catal
                CASE WHEN {unknown_age} THEN NULL ELSE age END AS age,
                (CASE WHEN {unknown_age} THEN {len(frame.age_edges)} ELSE {band} END)::UTINYINT AS band,
                (CASE sex WHEN 'female' THEN 0 WHEN 'male' THEN 1 ELSE 2 END)::UTINYINT AS sex,
-               site, device
+               site, device,
+               (CASE WHEN paced THEN 1 WHEN lbbb THEN 2 WHEN wpw THEN 3 WHEN qrs_ms >= {WIDE_MS} THEN 4
+                     WHEN coalesce(paced, lbbb, wpw, qrs_ms >= {WIDE_MS}) IS NULL THEN 5 ELSE 0 END)::UTINYINT AS conduction
         FROM read_parquet(getvariable('catalog')) {f"WHERE NOT ({left_out})" if forgotten else ""}""")
 
 
@@ -263,7 +268,7 @@ def make_frame(
                         WHEN i.v <> r.v THEN {CHANGED} WHEN i.scored THEN {SCORED} ELSE {REJECTED} END::UTINYINT AS outcome,
                    r.p, r.keyed, r.t, r.dating,
                    CASE WHEN r.dating = {DATED} THEN (year(r.t) * 12 + month(r.t) - 1)::INTEGER ELSE 0 END AS month,
-                   r.age, r.band, r.sex, {places}, i.ord, i.pos, i.run, i.model, same.g
+                   r.age, r.band, r.sex, r.conduction, {places}, i.ord, i.pos, i.run, i.model, same.g
             FROM records r
             LEFT JOIN (
                 SELECT hash(record_id) AS h, version AS v, file_row_number AS ord, scored, run,
@@ -287,8 +292,8 @@ def load_results(db: duckdb.DuckDBPyConnection, current: Current, features: Coll
     db.execute(_AS_WRITTEN)
     db.execute(
         f"""CREATE TABLE facts AS
-            SELECT f.outcome, f.p, f.t, f.dating, f.month, f.age, f.band, f.sex, f.site, f.device, f.ord, f.pos, f.run,
-                   f.model, f.g, r.flagged, list_position($reasons, r.reason)::UTINYINT AS reason, r.quality_flags,
+            SELECT f.outcome, f.p, f.t, f.dating, f.month, f.age, f.band, f.sex, f.conduction, f.site, f.device, f.ord, f.pos,
+                   f.run, f.model, f.g, r.flagged, list_position($reasons, r.reason)::UTINYINT AS reason, r.quality_flags,
                    ln(r.p1 / (1 - r.p1))::FLOAT AS log_odds{quality}
             FROM (
                 SELECT pos, flagged, reason, quality_flags,
@@ -352,7 +357,7 @@ def pick(db: duckdb.DuckDBPyConnection, index_rule: IndexRule) -> None:
         CREATE TABLE repeated AS
         SELECT ord FROM (SELECT ord, row_number() OVER (PARTITION BY g ORDER BY ord) AS place FROM facts
                          WHERE g IS NOT NULL AND outcome = {SCORED}) WHERE place > 1""")
-    columns = "p, month, band, sex, site, device, model, flagged, log_odds, ord, pos"
+    columns = "p, month, band, sex, conduction, site, device, model, flagged, log_odds, ord, pos"
     source = f"FROM facts WHERE outcome = {SCORED} AND ord NOT IN (FROM repeated)"
     if index_rule == "all":
         db.execute(

@@ -19,6 +19,7 @@ from screening.errors import UserError
 from screening.report.distributions import design_effect, feature_by_run, histograms, importance
 from screening.report.facts import (
     CHANGED,
+    CONDUCTION,
     DATED,
     FUTURE,
     NOT_SCREENED,
@@ -40,7 +41,7 @@ from screening.run.winners import INDEX
 from screening.signal.quality import FLAGS
 
 OUTCOMES = {"scored": SCORED, "rejected": REJECTED, "not_screened": NOT_SCREENED, "changed": CHANGED}
-_COLUMN = {"sex": "sex", "age": "band", "site": "site", "device": "device", "year": "month // 12", "month": "month"}
+_COLUMN = {name: name for name in DIMENSIONS} | {"age": "band", "year": "month // 12"}
 _ONCE = {"year": "once_a_year", "month": "once_a_month"}
 
 
@@ -238,7 +239,13 @@ def _month(code: int) -> str:
 
 def _category_names(db: duckdb.DuckDBPyConnection, frame: Frame, places: Mapping[str, Sequence[str]]) -> _Names:
     """Return the categories: all bands and both sexes; places, dates and "(unknown)" where records have them."""
-    named = {"sex": SEXES, "age": age_bands(frame.age_edges), "site": places["site"], "device": places["device"]}
+    named = {
+        "sex": SEXES,
+        "age": age_bands(frame.age_edges),
+        "site": places["site"],
+        "device": places["device"],
+        "conduction": CONDUCTION,
+    }
     found = {
         dimension: {
             code
@@ -250,7 +257,7 @@ def _category_names(db: duckdb.DuckDBPyConnection, frame: Frame, places: Mapping
     }
     names: dict[str, dict[int, str]] = {}
     for dimension, all_names in named.items():
-        fixed = 0 if dimension in places else len(all_names) - 1
+        fixed = len(all_names) - 1 if dimension in ("sex", "age") else 0
         names[dimension] = {
             code: name for code, name in enumerate(all_names) if code < fixed or code in found[dimension]
         }

@@ -15,7 +15,7 @@ from screening.contract import LEADS, TERRITORIES
 UNKNOWN, OTHER = "(unknown)", "(other)"
 """Categories for what the archive does not state, and for the small ones together; brackets keep them apart from names."""
 
-DIMENSIONS = ("sex", "age", "site", "device", "year", "month")
+DIMENSIONS = ("sex", "age", "site", "device", "conduction", "year", "month")
 """What patients and records are divided by. Months are YYYY-MM, years YYYY; the first of each is the earliest."""
 
 

@@ -103,7 +103,7 @@ def _read_rows(job: Job, left: list[np.ndarray]) -> Iterator[tuple[dict[str, Any
             if not isinstance(found, Rejected) and _is_covered(job, i, found):
                 outcome = decoder.decode(job.record_ids[i], *found)
                 if outcome.sha256 is not None:  # without it, time or memory ran out, not the record
-                    row = row_of(outcome, job.versions[i], steps_of(found.header))
+                    row = row_of(outcome, job.versions[i], steps_of(found.first))
             if row is not None:
                 yield row, keys[i]
             elif not (isinstance(found, Rejected) and found.reason in _ELSEWHERE):

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from screening.contract import CARRIED_COLUMNS, NOTICE, sha256_of
+from screening.contract import CARRIED_COLUMNS, GAINED_COLUMNS, NOTICE, result_schema, sha256_of
 from screening.errors import UserError
 from screening.settings import RESULT_KEYS, RunSettings
 from screening.storage import Folder, forbid_pickled_columns
@@ -41,6 +41,7 @@ FORGETTING = "forgetting.json"
 """Stands in a run while patients are being erased from it."""
 
 _RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
+_GAINED = [name for name in CARRIED_COLUMNS if name in GAINED_COLUMNS]
 _FEW_VALUES = ["sex", "site", "device"]
 
 
@@ -293,7 +294,11 @@ def read_locations(run: Folder, shard: int) -> list[str]:
 def _read_group(run: Folder, kind: str, shard: int, columns: list[str] | None) -> pa.Table:
     number, group = divmod(shard, SLICE)
     with run.open(_slice_name(kind, number)) as file:
-        return pq.ParquetFile(file).read_row_group(group, columns=columns)
+        table = pq.ParquetFile(file).read_row_group(group, columns=columns)
+    for name in _GAINED if kind == "records" else ():  # a plan of an earlier release
+        if name not in table.column_names and (columns is None or name in columns):
+            table = table.append_column(name, pa.nulls(table.num_rows, result_schema().field(name).type))
+    return table
 
 
 def _slice_name(kind: str, number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ ROWS = pa.schema(
         ("row", pa.int32()),
         ("status", pa.string()),
         ("record_sha256", pa.string()),
+        ("tracing_hash", pa.string()),  # null in runs of releases that made none
     ]
 )
 
@@ -92,7 +93,7 @@ def _read(folder: Folder, files: Sequence[Mapping[str, Any]], piece: range, run:
             raise _unreadable(folder, f"manifest.json, which names {name!r} as shard {shard},", None)
         try:
             with folder.open(name) as file:
-                results.append(pq.read_table(file, columns=["record_id", "status", "record_sha256"], pre_buffer=False))
+                results.append(_results(file))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(folder, name, error) from error
         if results[-1].num_rows != files[shard]["rows"]:
@@ -112,8 +113,18 @@ def _read(folder: Folder, files: Sequence[Mapping[str, Any]], piece: range, run:
         "row": pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in rows])),
         "status": result["status"],
         "record_sha256": result["record_sha256"],
+        "tracing_hash": result["tracing_hash"],
     }
     return pa.table(columns, schema=ROWS)
+
+
+def _results(file: BinaryIO) -> pa.Table:
+    parquet = pq.ParquetFile(file, pre_buffer=False)
+    wanted = ["record_id", "status", "record_sha256", "tracing_hash"]
+    table = parquet.read([name for name in wanted if name in parquet.schema_arrow.names])
+    if "tracing_hash" not in table.column_names:
+        table = table.append_column("tracing_hash", pa.nulls(table.num_rows, pa.string()))
+    return table
 
 
 def _unreadable(run: Folder, what: str, error: Exception | None) -> UserError:

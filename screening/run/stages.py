@@ -30,13 +30,14 @@ from screening.run.explain import Explainer
 from screening.run.stopwatch import Stopwatch
 from screening.signal.preprocess import Preprocessing, preprocess
 from screening.signal.quality import assess, verdicts
+from screening.signal.tracing import tracing_hashes
 
 DECODE_CHUNK = 16
 DECODE_CHUNK_BYTES = 64 * 2**20
 """Recordings decoded at once: 16 of ten seconds at 500 Hz are 4 MB, which a core's cache holds; long ones must not add up."""
 
 _QUALITY_NAMES = tuple(name for name, _, _ in QUALITY_COLUMNS)
-_FACTS = ("reason", "detail", "record_sha256", "source_format", "unit_source", *_QUALITY_NAMES)
+_FACTS = ("reason", "detail", "record_sha256", "tracing_hash", "source_format", "unit_source", *_QUALITY_NAMES)
 
 
 def decode_shard(
@@ -141,7 +142,9 @@ def _decode_alike(
         return
     quality = assess(stacked, rate_hz)
     good = []
+    hashes = tracing_hashes(stacked, rate_hz)
     for row, (i, verdict) in enumerate(zip(members, verdicts(quality), strict=True)):
+        facts[i]["tracing_hash"] = hashes[row]
         facts[i] |= {name: _plain(quality[name][row]) for name in _QUALITY_NAMES}
         recording = chunk[i]
         if isinstance(recording, Recording) and recording.flags:

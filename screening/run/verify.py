@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screening.archive.store import id_hashes
-from screening.contract import EXPLANATION_COLUMNS, RESULT_COLUMNS, Reason, Status, result_schema
+from screening.contract import EXPLANATION_COLUMNS, GAINED_COLUMNS, RESULT_COLUMNS, Reason, Status, result_schema
 from screening.errors import UserError
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import is_forgotten, load_donor_set
@@ -141,7 +141,8 @@ def _shard(run: Folder, plan: Plan, manifest: dict[str, Any], shard: int, readab
     if hashlib.sha256(data).hexdigest() != file["sha256"]:
         return bad("its SHA-256 differs from the manifest's")
     # From here on it is as it was written; what follows finds what was written wrongly.
-    if pq.read_schema(pa.BufferReader(data)).remove_metadata() != result_schema():
+    found = pq.read_schema(pa.BufferReader(data)).remove_metadata()
+    if found != pa.schema([f for f in result_schema() if f.name in found.names or f.name not in GAINED_COLUMNS]):
         return bad("its columns are not those of the contract")
     columns = ["record_id", "status", "reason", "flagged", "run_id"]
     table = pq.read_table(pa.BufferReader(data), columns=columns)
@@ -236,7 +237,7 @@ def rescore(run: Folder, rows: Sequence[int], *, options: dict[str, Any] | None 
         for at, before, after in zip(places, published, found, strict=True):
             if after["reason"] in (Reason.CHANGED, Reason.MISSING_FILE) and after["reason"] != before["reason"]:
                 gone += 1
-            elif different := [name for name in compared if not _alike(before[name], after[name])]:
+            elif different := [name for name in compared if name in before and not _alike(before[name], after[name])]:
                 wrong.append(Fault(results_name(shard), f"row {at} comes out otherwise: {', '.join(different)}"))
             else:
                 same += 1

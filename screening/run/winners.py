@@ -6,10 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from screening.run.duck import database, literal, path_namer, streamed
 from screening.run.rows import ROWS
+from screening.signal.tracing import SAME_BITS
 from screening.storage import Folder
 
 INDEX, LEFT_OUT, DUPLICATES = "index.parquet", "left_out.parquet", "duplicates.parquet"
@@ -18,9 +22,11 @@ VERSION = """coalesce(CASE WHEN length(version) = 16 THEN try_cast('0x' || versi
                       md5_number_lower(version))"""
 """SQL for a catalog's ``version`` as 64 bits: read as hex where it is 16 characters of it, else from its MD5."""
 _COLUMNS = f"""record_id, {VERSION} AS version, run, shard, "row", status = 'scored' AS scored,
-               ('0x' || record_sha256[1:16])::UBIGINT AS content"""
-"""Of the index. ``content`` is the first 64 bits of the SHA-256 of the record's bytes; as strings, content and version would
-double the index."""
+               ('0x' || record_sha256[1:16])::UBIGINT AS content, {
+    ", ".join(f"('0x' || tracing_hash[{16 * k + 1}:{16 * k + 16}])::UBIGINT AS t{k}" for k in range(4))
+}"""
+"""Of the index. ``content`` is the first 64 bits of the SHA-256 of the record's bytes, t0 to t3 are the tracing's hash; as
+strings, they and version would double the index."""
 _COPY = "COPY ({}) TO $path (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"  # what locating one record reads
 
 
@@ -62,15 +68,63 @@ def write_files(
             winners = "SELECT * EXCLUDE h FROM candidates c ANTI JOIN twice t ON t.h = c.h AND t.run > c.run"
             db.execute(_COPY.format(f"{winners} ORDER BY record_id"), {"path": str(out / INDEX)})
         db.execute(_COPY.format('FROM left_out ORDER BY run, shard, "row"'), {"path": str(out / LEFT_OUT)})
-        same = """
-            WITH scored AS (SELECT record_id, content FROM read_parquet($index) WHERE scored AND content IS NOT NULL),
-                 shared AS (SELECT content, min(record_id) AS same_as FROM scored
-                            WHERE content IN (SELECT content FROM scored GROUP BY content HAVING count(*) > 1)
-                            GROUP BY content)
-            SELECT record_id, same_as FROM scored JOIN shared USING (content) WHERE record_id <> same_as
-            ORDER BY record_id"""
-        db.execute(_COPY.format(same), {"index": index, "path": str(out / DUPLICATES)})
+        _find_same(db, index)
+        db.execute(_COPY.format("FROM same ORDER BY record_id"), {"path": str(out / DUPLICATES)})
         return _counts(db, index, duplicates)
+
+
+def _find_same(db: duckdb.DuckDBPyConnection, index: str) -> None:
+    """Make ``same``: scored records of the same bytes, or the same tracing, as another; the smallest id stands for all.
+
+    Tracings are looked for where one of the eight 32-bit parts of their hashes is the same: of two that differ in so few bits,
+    hardly ever none is.
+    """
+    tracing = ", ".join(f"t{k}" for k in range(4))
+    db.execute(
+        f"""CREATE TABLE scored AS SELECT file_row_number AS ord, content, {tracing}
+            FROM read_parquet($index, file_row_number = true) WHERE scored""",
+        {"index": index},
+    )
+    apart = " + ".join(f"bit_count(xor(s.t{k}, first.t{k}))" for k in range(4))
+    bands = [f"(s.t{k} >> {shift}) & 4294967295" for k in range(4) for shift in (32, 0)]
+    db.execute("CREATE TABLE pairs (ord BIGINT, other BIGINT, how VARCHAR)")
+    for key, how, near in [
+        ("s.content", "bytes", "true"),
+        *((band, "tracing", f"{apart} <= {SAME_BITS}") for band in bands),
+    ]:
+        db.execute(f"""
+            INSERT INTO pairs
+            SELECT s.ord, first.ord, '{how}'
+            FROM scored s
+            JOIN (SELECT {key} AS key, min(ord) AS ord FROM scored s GROUP BY ALL HAVING count(*) > 1) many ON many.key = {key}
+            JOIN scored first ON first.ord = many.ord
+            WHERE s.ord <> first.ord AND {near}""")
+    pairs = db.sql("SELECT ord, other, min(how) AS how FROM pairs GROUP BY ALL").to_arrow_table()
+    db.register("joined", _joined(pairs))
+    db.execute(
+        """CREATE TABLE same AS
+           SELECT i.record_id, f.record_id AS same_as, joined.how FROM joined
+           JOIN (SELECT record_id, file_row_number AS ord FROM read_parquet($index, file_row_number = true)) i USING (ord)
+           JOIN (SELECT record_id, file_row_number AS ord FROM read_parquet($index, file_row_number = true)) f
+               ON f.ord = joined.root""",
+        {"index": index},
+    )
+
+
+def _joined(pairs: pa.Table) -> pa.Table:
+    """Return (ord, root, how) for all but the first record of each group that pairs connect; ``how`` may be of a neighbour."""
+    one, other = pairs["ord"].to_numpy(), pairs["other"].to_numpy()
+    ords, places = np.unique(np.concatenate([one, other]), return_inverse=True)
+    edges = coo_array((np.ones(len(one)), (places[: len(one)], places[len(one) :])), shape=(len(ords),) * 2)
+    _, group = connected_components(edges, directed=False)
+    root = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(root, group, ords)
+    by_bytes = np.zeros(len(ords), bool)
+    is_bytes = np.array(pairs["how"].to_pylist(), dtype=object) == "bytes"
+    by_bytes[places[: len(one)][is_bytes]] = True
+    later = ords != root[group]
+    how = np.where(by_bytes, "bytes", "tracing")[later]
+    return pa.table({"ord": ords[later], "root": root[group][later], "how": pa.array(how, pa.string())})
 
 
 def _enter(db: duckdb.DuckDBPyConnection, forgotten: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
@@ -104,7 +158,10 @@ def _base(db: duckdb.DuckDBPyConnection, base: tuple[Folder, Mapping[str, str]] 
         return
     folder, paths = base
     spelt = path_namer(db, folder)
-    db.read_parquet(literal(spelt(paths[INDEX]))).create_view("base")
+    held = db.read_parquet(literal(spelt(paths[INDEX])))
+    if "t0" not in held.columns:  # of a release that told duplicates by their bytes alone
+        held = held.project("*, " + ", ".join(f"NULL::UBIGINT AS t{k}" for k in range(4)))
+    held.create_view("base")
     db.read_parquet(literal(spelt(paths[LEFT_OUT]))).insert_into("left_out")
 
 

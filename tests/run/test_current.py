@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -125,9 +126,49 @@ def test_of_copies_the_smallest_record_id_stands_for_all(runs: Folder, tmp_path:
     }
     publish_run(runs, catalog(tmp_path, range(7)), "b", results)
     assert rows(refresh(runs), DUPLICATES) == [
-        {"record_id": "r4", "same_as": "r1"},
-        {"record_id": "r6", "same_as": "r1"},
+        {"record_id": "r4", "same_as": "r1", "how": "bytes"},
+        {"record_id": "r6", "same_as": "r1", "how": "bytes"},
     ]
+
+
+def flipped(tracing_hash: str, *bits: int) -> str:
+    return f"{int(tracing_hash, 16) ^ sum(1 << bit for bit in bits):064x}"
+
+
+def test_a_tracing_in_another_format_is_the_same_tracing(runs: Folder, tmp_path: Path) -> None:
+    """r1 ~ r4 differ in 24 bits, r4 ~ r6 in 20 others, so that r1 and r6 are one tracing though 44 bits apart."""
+    first = sha256("a tracing")
+    second = flipped(first, *range(24))
+    third = flipped(second, *range(32, 52))
+    results = {
+        "r1": {"tracing_hash": first},
+        "r2": {"tracing_hash": sha256("another")},
+        "r3": {"tracing_hash": flipped(first, *range(64, 89))},  # 25 bits: not the same
+        "r4": {"tracing_hash": second},
+        "r5": {"tracing_hash": None},
+        "r6": {"tracing_hash": third} | {"record_sha256": sha256("r6")},
+        "r0": {"tracing_hash": None},
+    }
+    publish_run(runs, catalog(tmp_path, range(7)), "b", results)
+    found = rows(refresh(runs), DUPLICATES)
+    assert {row["record_id"]: (row["same_as"], row["how"]) for row in found} == {
+        "r4": ("r1", "tracing"),
+        "r6": ("r1", "tracing"),
+    }
+
+
+def test_an_index_of_before_tracings_were_told_is_built_upon(runs: Folder, tmp_path: Path) -> None:
+    current = refresh(runs)
+    path = Path(current.folder.path(current.files[INDEX]["path"]))
+    old = pq.read_table(path).drop_columns(["t0", "t1", "t2", "t3"])
+    pq.write_table(old, path)
+    name = max(Path(current.folder.path("")).glob("version-*.json"))
+    stored = json.loads(name.read_text())
+    stored["files"][INDEX] |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    name.write_text(json.dumps(stored))
+    publish_run(runs, catalog(tmp_path, range(20, 22)), "later", {"r20": {"tracing_hash": sha256("x")}})
+    after = refresh(runs)
+    assert after.counts["records"] == current.counts["records"] + 2
 
 
 def test_forgotten_records_and_patients_leave_and_stay_away(runs: Folder, tmp_path: Path) -> None:

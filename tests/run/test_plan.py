@@ -53,7 +53,9 @@ def test_other_rows_have_another_digest(one: list[dict[str, Any]], other: list[d
 def test_every_column_and_null_itself_is_in_the_digest(column: str) -> None:
     plain: dict[str, Any] = {"record_id": "r", "version": "v", "bytes": 7, "patient_key": "p", "age": 50.0}
     plain |= {"sex": "male", "site": "A", "device": "D", "acquired_at": datetime(2020, 1, 1)}
-    zero = {"bytes": 0, "age": 0.0, "acquired_at": datetime(1970, 1, 1)}.get(column, "")
+    plain |= {"qrs_ms": 96.0, "paced": True, "lbbb": True, "wpw": True}
+    zero = {"bytes": 0, "age": 0.0, "acquired_at": datetime(1970, 1, 1), "qrs_ms": 0.0}.get(column, "")
+    zero = False if column in ("paced", "lbbb", "wpw") else zero
     digests = {_rows_digest([batch([plain, plain | {column: value}])]) for value in (plain[column], zero, None)}
     assert len(digests) == 3
 

@@ -7,6 +7,7 @@ that an archive without DICOM needs no pydicom.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -37,6 +38,7 @@ class Format(Protocol):
 
 HEAD = 2**16
 """Bytes of a file that tell its format."""
+GZIP = b"\x1f\x8b\x08"
 
 _MODULES: tuple[ModuleType, ...] = ()
 FORMATS = tuple(cast(Format, module) for module in _MODULES)
@@ -50,8 +52,35 @@ class Missing(ImportError):
 
 
 def format_of(head: bytes) -> Format | None:
-    """Return the format of a file by its first bytes, None where no module here knows it."""
+    """Return the format of a file by its first bytes, packed by gzip or not; None where no module here knows it."""
+    head = unpacked(head[:HEAD], HEAD) if head.startswith(GZIP) else head[:HEAD]
     return next((known for known in FORMATS if known.looks_like(head)), None)
+
+
+def is_known(data: bytes) -> bool:
+    """Whether a file is a record by itself."""
+    return format_of(data) is not None
+
+
+def unpacked(data: bytes, limit: int) -> bytes:
+    """Return the first ``limit`` bytes that gzip packed in ``data``, as far as it goes; Refused where it is damaged."""
+    packed = zlib.decompressobj(wbits=31)
+    try:
+        return packed.decompress(data, limit)
+    except zlib.error:
+        raise Refused(Reason.UNDECODABLE, "the file cannot be unpacked") from None
+
+
+def facts(data: bytes) -> Facts | None:
+    """Return what a file states about its record, None where it cannot be understood."""
+    try:
+        whole = unpacked(data, MAX_RECORD_BYTES) if data.startswith(GZIP) else data
+        known = format_of(whole)
+        return known.facts(whole) if known else None
+    except MemoryError:
+        raise
+    except Exception:  # whatever is wrong, the run says it in the record's row
+        return None
 
 
 def decode(record_id: str, data: bytes) -> Recording | Rejected:
@@ -61,15 +90,23 @@ def decode(record_id: str, data: bytes) -> Recording | Rejected:
     -------
     A Recording with float32 millivolts (12, samples), or a Rejected whose detail says what is wrong in numbers and names of
     leads. No bytes make it raise; OSError and MemoryError, which say something of the machine, come through.
+
+    Notes
+    -----
+    ``sha256`` covers the bytes as they lie in the archive. Flags: "derived_leads", "duplicate_lead", "calibration_removed",
+    "padding_removed".
     """
     sha256 = hashlib.sha256(data).hexdigest()
-    known = format_of(data[:HEAD])
-    name = known.NAME if known else None
+    name = None
     try:
+        if data.startswith(GZIP):
+            data = unpacked(data, MAX_RECORD_BYTES + 1)
+        if len(data) > MAX_RECORD_BYTES:
+            raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
+        known = format_of(data)
         if known is None:
             raise Refused(Reason.UNKNOWN_FORMAT, "no reader here knows this file")
-        if len(data) > MAX_RECORD_BYTES:
-            raise Refused(Reason.TOO_LARGE, f"the record has {len(data)} bytes, the limit is {MAX_RECORD_BYTES}")
+        name = known.NAME
         leads = known.read(data)
         if not leads.signal_mV.shape[1]:
             raise Refused(Reason.TOO_SHORT, "the record holds no samples")

@@ -8,7 +8,7 @@ from screening.report.document import HIDDEN, Block, Cell, Column, Estimate, Par
 from screening.report.figures import interval_figure, trend_figure
 from screening.report.findings import Findings, Group, estimate_of
 
-_TITLES = {"sex": "Sex", "age": "Age", "site": "Site", "device": "Device"}
+_TITLES = {"sex": "Sex", "age": "Age", "site": "Site", "device": "Device", "conduction": "Conduction"}
 
 
 def strata(findings: Findings) -> Section:
@@ -39,6 +39,15 @@ def strata(findings: Findings) -> Section:
             ),
             _table(f"by_{dimension}", f"Patients by {dimension}", title, groups),
         ]
+        if dimension == "conduction":
+            blocks.append(
+                Paragraph(
+                    "A paced rhythm, left bundle branch block, pre-excitation or another wide QRS complex hides an old "
+                    "infarction, or looks like one: the network's accuracy there is not that of other patients. 'None of "
+                    "these' is the prevalence without them, 'All patients' that with them. They are what the archive's "
+                    "statements and the machine's QRS duration say."
+                )
+            )
     return Section("strata", "In whom", [*blocks, *_standardised(findings), *_apart(findings)])
 
 

@@ -1,0 +1,63 @@
+"""Pacing, left bundle branch block and pre-excitation, from what archives state."""
+
+from __future__ import annotations
+
+import pytest
+
+from screening.archive.conduction import conduction
+from screening.archive.metadata import Facts
+
+# Statements as machines write them: GE Marquette 12SL Statement of Validation and Accuracy (2008), Philips DXL ECG Algorithm
+# Physician's Guide (2009), and the texts of MIMIC-IV-ECG's machine_measurements.csv (doi.org/10.13026/4nqg-sb35).
+STATEMENTS = [
+    ("Left bundle branch block", {"lbbb"}),
+    ("LEFT BUNDLE-BRANCH BLOCK", {"lbbb"}),
+    ("Sinus rhythm. LBBB with secondary ST-T changes", {"lbbb"}),
+    ("Incomplete left bundle branch block", set()),
+    ("Right bundle branch block", set()),
+    ("Left anterior fascicular block", set()),
+    ("Electronic ventricular pacemaker", {"paced"}),
+    ("Atrial-sensed ventricular-paced rhythm", {"paced"}),
+    ("AV dual-paced rhythm", {"paced"}),
+    ("A-V sequential pacemaker", {"paced"}),
+    ("Wandering atrial pacemaker", set()),
+    ("No pacemaker spikes seen", set()),
+    ("Wolff-Parkinson-White", {"wpw"}),
+    ("Ventricular pre-excitation, WPW pattern type B", {"wpw"}),
+    ("Possible ventricular preexcitation", set()),
+    ("Anterior infarct, age undetermined", set()),
+    ("The patient was spaced out", set()),
+]
+
+
+@pytest.mark.parametrize(("statement", "says"), STATEMENTS)
+def test_sentences(statement: str, says: set[str]) -> None:
+    found = conduction(Facts(statements={statement: None}))
+    assert {name for name in ("paced", "lbbb", "wpw") if found[name]} == says
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("PACE", "paced"),
+        ("CLBBB", "lbbb"),
+        ("WPW", "wpw"),
+        ("164909002", "lbbb"),
+        ("10370003", "paced"),
+        ("74390002", "wpw"),
+    ],
+)
+def test_codes(code: str, name: str) -> None:
+    found = conduction(Facts(statements={"NORM": 100.0, code: 0.0}))
+    assert [found[each] for each in ("paced", "lbbb", "wpw")] == [each == name for each in ("paced", "lbbb", "wpw")]
+
+
+def test_what_is_not_stated_is_not_known() -> None:
+    assert conduction(Facts()) == {"qrs_ms": None, "paced": None, "lbbb": None, "wpw": None}
+    assert conduction(Facts(paced=False))["paced"] is False
+    assert conduction(Facts(paced=False, statements={"Electronic atrial pacemaker": None}))["paced"] is True
+
+
+@pytest.mark.parametrize(("stated", "kept"), [(96, 96), (0, None), (19, None), (400, 400), (29_999, None)])
+def test_a_qrs_duration_that_no_heart_has_is_none(stated: float, kept: float | None) -> None:
+    assert conduction(Facts(qrs_ms=stated))["qrs_ms"] == kept
