@@ -86,7 +86,7 @@ def reader(archive: Path, folder: Path, rate: str) -> Report:
         )
         for name, ratios in figures["ratio_to_screening"].items()
     )
-    return Report("reader", rows, figures)
+    return Report(f"reader{rate}", rows, figures)
 
 
 def simulate(folder: Path) -> Report:
