@@ -450,7 +450,9 @@ def _previous_rows(catalog: Catalog) -> PreviousRows | None:
         if group not in held:
             held.clear()
             with locate(catalog.fs, catalog.folder, "catalog", catalog.catalog_id) as stream:
-                held[group] = pq.ParquetFile(stream).read_row_group(group, columns=list(KEPT_COLUMNS)).to_pylist()
+                held[group] = (
+                    pq.ParquetFile(stream).read_row_group(group, columns=["format", *KEPT_COLUMNS]).to_pylist()
+                )
         return held[group][offset]
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,3 +133,49 @@ def require_independent(rows: set[int]) -> None:
     missing = [lead for lead in INDEPENDENT_LEADS if ROW[lead] not in rows] if len(rows) < N_LEADS else []
     if missing:
         raise Refused(Reason.MISSING_LEADS, f"no signal for {', '.join(missing)}")
+
+
+SAME_MV = 0.02
+"""Leads whose levels differ by less show the same: a few of the finest steps of any format."""
+_SHORTEST_PULSE_S = 0.1
+_SHORTEST_PADDING_S = 0.5
+"""The leads of a simulator rest between two beats for nearly as long."""
+_MOST_MOVES = 0.1
+"""Of the steps of a pulse: its edges."""
+
+
+def trim_ends(leads: Leads) -> Leads:
+    """Return leads without what is added at the ends: a 1 mV calibration pulse in all leads, and constant padding.
+
+    A pulse stands at one level in all eight measured leads at once, padding does not move in any of them; hearts do neither.
+    What is left keeps the flags "calibration_removed" and "padding_removed".
+    """
+    measured = leads.signal_mV[[ROW[lead] for lead in INDEPENDENT_LEADS]]
+    if measured.shape[1] < 2 or not np.isfinite(measured).all():
+        return leads
+    start = _added(measured, leads)
+    stop = measured.shape[1] - _added(measured[:, start:][:, ::-1], leads)
+    if (start, stop) != (0, measured.shape[1]):
+        leads.signal_mV = np.ascontiguousarray(leads.signal_mV[:, start:stop])
+    return leads
+
+
+def _added(measured: np.ndarray, leads: Leads) -> int:
+    """Return how many samples at the beginning are no ECG, and flag them."""
+    at_rest = _run(~np.diff(measured, axis=1).any(axis=0))
+    at_rest = at_rest + 1 if at_rest >= _SHORTEST_PADDING_S * leads.rate_hz else 0
+    alike = _run(np.ptp(measured, axis=0) < SAME_MV)
+    level = measured[:, :alike].mean(axis=0)
+    if alike > max(_SHORTEST_PULSE_S * leads.rate_hz, at_rest):
+        is_still = (np.abs(np.diff(level)) > SAME_MV / 2).mean() < _MOST_MOVES
+        if is_still and 0.8 < float(np.ptp(level)) < 1.2:
+            leads.flags.add("calibration_removed")
+            return alike
+    if at_rest:
+        leads.flags.add("padding_removed")
+    return at_rest
+
+
+def _run(alike: Any) -> int:
+    """Return how many values from the first on are true."""
+    return len(alike) if alike.all() else int(np.argmin(alike))

@@ -41,6 +41,9 @@ from screening.errors import UserError
 
 T = TypeVar("T")
 
+UNTOLD = "unknown"
+"""Format of a file whose name says nothing, until its bytes have told."""
+
 BATCH = 4_096
 """Records listed, and headers read, together."""
 
@@ -89,7 +92,7 @@ class PreviousRows:
         return np.asarray((positions >= 0) & (self._versions[positions] == _version_numbers(versions)))
 
     def row(self, position: int) -> dict[str, Any]:
-        """Return KEPT_COLUMNS of the row at ``position``."""
+        """Return KEPT_COLUMNS, and the format, of the row at ``position``."""
         return self._row(position)
 
 
@@ -173,7 +176,7 @@ class Scan:
         self, source: Source, named: list[tuple[str, Facts | None]]
     ) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
         clean = [safe_location(path) for path, _ in named]
-        opened = [location_of(safe or path) for safe, (path, _) in zip(clean, named, strict=True)]
+        opened = self._opened([safe or path for safe, (path, _) in zip(clean, named, strict=True)], source)
         ids = [self._record_id(location) for location, _ in opened]
         fresh = self._seen.first_time(ids)
         self.count["duplicates"] += len(ids) - int(fresh.sum())
@@ -193,6 +196,8 @@ class Scan:
             sizes.append(size)
             versions.append(version)
         kept = self._compare(ids, versions, [fact is None for fact in facts])
+        for i, row in kept.items():
+            kinds[i] = row["format"]
         looks = self._read_files(locations, files, facts, kept, kinds)
         rows = [kept.get(i) or self._row(fact or Facts()) for i, fact in enumerate(facts)]
         if source.found_by == "listing":
@@ -229,6 +234,19 @@ class Scan:
             pa.RecordBatch.from_pydict(columns, schema=CATALOG_SCHEMA),
             pa.RecordBatch.from_pydict({"record_id": ids, "location": locations}, schema=LOCATION_SCHEMA),
         )
+
+    def _opened(self, paths: list[str], source: Source) -> list[tuple[str, str]]:
+        """Return (location of the file that opens the record, its format as far as the name tells) for each path."""
+        opened = [location_of(path) for path in paths]
+        # "a/1" is the record of a/1.hea, as WFDB names it, or else a file of this name, as DICOM exports write them.
+        short = [i for i, path in enumerate(paths) if opened[i][0] != path and safe_location(path)]
+        if source.found_by != "listing":
+            wfdb = self._listing.find([opened[i][0] for i in short])
+            short = [i for i, found in zip(short, wfdb, strict=True) if found is None]
+        for i, found in zip(short, self._listing.find([paths[i] for i in short]), strict=True):
+            if found is not None:
+                opened[i] = (paths[i], UNTOLD)
+        return opened
 
     def _record_id(self, location: str) -> str:
         return plain_id(location) if self._deidentified else self._key.pseudonym("record", location)
@@ -268,7 +286,7 @@ class Scan:
         if kind in SIDECAR_FORMATS and not sidecar:
             self.count["without_sidecar"] += 1
             return False
-        if not location.endswith(HEADER_SUFFIX) and location_of(location)[1] == "wfdb" and not kept and looks is None:
+        if kind == UNTOLD and not kept and looks is None:
             self.count["other_files"] += 1
             return False
         return True

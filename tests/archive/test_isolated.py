@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from screening.archive import isolated, wfdb
+from screening.archive import isolated, reader
 from screening.archive.isolated import Decoder, Limits, OutOfTime, time_limit
 from screening.contract import Reason
 from screening.recording import Recording, Rejected
@@ -61,7 +61,7 @@ def test_a_child_decodes_as_the_process_itself_does() -> None:
             folder, _, header = case.header.rpartition("/")
             files = {name.removeprefix(f"{folder}/"): data for name, data in case.files.items()}
             head = files.pop(header)
-            here, there = wfdb.decode("id", head, files), decoder.decode("id", head, files)
+            here, there = reader.decode("id", head, files), decoder.decode("id", head, files)
             assert type(here) is type(there), case.name
             if isinstance(here, Recording) and isinstance(there, Recording):
                 np.testing.assert_array_equal(here.signal_mV, there.signal_mV)
@@ -104,7 +104,7 @@ def test_what_takes_too_long_or_too_much_here_is_tried_in_a_child(how: str, monk
         time.sleep(60)
         raise AssertionError
 
-    monkeypatch.setattr(isolated.wfdb, "decode", decode)
+    monkeypatch.setattr(isolated, "decode", decode)
     begun = time.monotonic()
     with Decoder(LIMITS, isolated=False) as decoder:
         assert isinstance(decoder.decode("good", *record()), Recording)

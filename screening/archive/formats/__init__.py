@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from screening.archive.container import Refused
+from screening.archive.formats import aecg, dicom, edf, muse, scp, sierra
+from screening.archive.formats.missing import Missing
 from screening.archive.leads import Leads
 from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.recording import Recording, Rejected
@@ -40,15 +42,8 @@ HEAD = 2**16
 """Bytes of a file that tell its format."""
 GZIP = b"\x1f\x8b\x08"
 
-_MODULES: tuple[ModuleType, ...] = ()
+_MODULES: tuple[ModuleType, ...] = (muse, sierra, aecg, dicom, scp, edf)
 FORMATS = tuple(cast(Format, module) for module in _MODULES)
-
-
-class Missing(ImportError):
-    """A library that is not installed; what is to be installed stands in the message."""
-
-    def __init__(self, library: str, extra: str = "hospital") -> None:
-        super().__init__(f"{library} is not installed; pip install 'screening[{extra}]' brings it")
 
 
 def format_of(head: bytes) -> Format | None:

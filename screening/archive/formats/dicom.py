@@ -1,0 +1,234 @@
+"""DICOM waveforms (12-lead, general and ambulatory ECG): the rhythm group, by pydicom.
+
+DICOM PS3.3, C.10.9 Waveform Module, and PS3.16, CID 3001 ECG Lead. A sample in its unit is
+(stored x sensitivity x correction factor) + baseline (C.10.9.1.4.2).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from screening.archive.container import Refused
+from screening.archive.formats.missing import Missing
+from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.contract import LEADS, MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
+
+NAME = "dicom"
+# SCP-ECG's numbers of leads, as DICOM quotes them (PS3.16, CID 3001): 5.6.3-9-N.
+_SCP_LEADS = {"1": "I", "2": "II", "61": "III", "62": "aVR", "63": "aVL", "64": "aVF"}
+_SCP_LEADS |= {str(number + 2): f"V{number}" for number in range(1, 7)}
+_SCP_CODE = re.compile(r"5\.6\.3-9-(\d{1,3})")
+_MDC_NUMBERS = {
+    f"2:{number}": lead for number, lead in zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, strict=True)
+}
+_TYPES = {
+    ("SS", 16): "<i2",
+    ("US", 16): "<u2",
+    ("SB", 8): "<i1",
+    ("UB", 8): "<u1",
+    ("SL", 32): "<i4",
+    ("UL", 32): "<u4",
+}
+_WORDS = re.compile(r"\((.*)\)")
+_AGE = re.compile(r"(\d{3})([DWMY])")
+_AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether a file begins as DICOM: with a preamble, or without one by a first element of group 2 or 8 that can be."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:4] == b"\x02\0\0\0" and head[4:6] == b"UL":  # file meta information, its preamble lost
+        return True
+    first = head[2:4] in (b"\0\0", b"\x05\0", b"\x08\0", b"\x12\0", b"\x16\0")
+    return head[:2] == b"\x08\0" and first and b"1.2.840.10008." in head  # the root of DICOM's own identifiers
+
+
+def read(data: bytes) -> Leads:
+    """Return the leads of the rhythm group."""
+    with _quietly():
+        group = _rhythm(_dataset(data))
+        return trim_ends(_leads_of(group))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep in what pydicom says of values, which may be a patient's."""
+    log = logging.getLogger("pydicom")
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def _dataset(data: bytes) -> Any:
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        raise Missing("pydicom") from None
+    try:
+        return pydicom.dcmread(io.BytesIO(data), force=True)
+    except (InvalidDicomError, EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError):
+        raise Refused(Reason.UNDECODABLE, "the DICOM elements cannot be read, or are cut off") from None
+
+
+def _rhythm(dataset: Any) -> Any:
+    groups = [group for group in dataset.get("WaveformSequence") or () if _is_ecg(group)]
+    if not groups:
+        raise Refused(Reason.TOO_SHORT, "the DICOM object holds no ECG waveform")
+    original = [
+        group
+        for group in groups
+        if str(group.get("WaveformOriginality", "ORIGINAL")).upper() == "ORIGINAL"
+        and not re.search("median|average|template|represent", str(group.get("MultiplexGroupLabel", "")), re.IGNORECASE)
+    ]
+    if not original:
+        raise Refused(Reason.TOO_SHORT, "the DICOM object holds derived beats only, and no rhythm")
+    return max(original, key=_seconds)
+
+
+def _is_ecg(group: Any) -> bool:
+    return any(_lead(channel) for channel in group.get("ChannelDefinitionSequence") or ())
+
+
+def _seconds(group: Any) -> float:
+    rate = _number(group.get("SamplingFrequency"))
+    return float(group.get("NumberOfWaveformSamples") or 0) / rate if rate else 0.0
+
+
+def _number(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _code(dataset: Any, sequence: str) -> Any:
+    items = dataset.get(sequence)
+    return items[0] if items else None
+
+
+def _lead(channel: Any) -> str | None:
+    source = _code(channel, "ChannelSourceSequence")
+    value = str(source.get("CodeValue") or "") if source is not None else ""
+    if found := _SCP_CODE.fullmatch(value):
+        return _SCP_LEADS.get(found[1])
+    if value in _MDC_NUMBERS:
+        return _MDC_NUMBERS[value]
+    stated = [str(source.get("CodeMeaning") or "")] if source is not None else []
+    stated.append(str(channel.get("ChannelLabel") or ""))
+    return next((lead for text in stated if (lead := lead_of(_WORDS.sub("", text)))), None)
+
+
+def _leads_of(group: Any) -> Leads:
+    channels = group.get("ChannelDefinitionSequence") or ()
+    count, samples = int(group.get("NumberOfWaveformChannels") or 0), int(group.get("NumberOfWaveformSamples") or 0)
+    if count != len(channels) or not 0 < count <= MAX_SIGNALS:
+        raise Refused(Reason.BAD_HEADER, f"{len(channels)} channels are described, and {count} claimed")
+    if count * samples > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the record claims {count * samples} samples, the limit is {MAX_SAMPLES}")
+    rate = _number(group.get("SamplingFrequency"))
+    if rate is None:
+        raise Refused(Reason.MISSING_RATE, "no SamplingFrequency is stated")
+    kind = (str(group.get("WaveformSampleInterpretation")), int(group.get("WaveformBitsAllocated") or 0))
+    if kind not in _TYPES:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"samples of {kind[1]} bits in this interpretation are not known")
+    dtype = np.dtype(_TYPES[kind])
+    raw = bytes(group.get("WaveformData") or b"")
+    if len(raw) < count * samples * dtype.itemsize:
+        raise Refused(Reason.TRUNCATED, f"{len(raw)} bytes of the {count * samples * dtype.itemsize} claimed are there")
+    stored = np.frombuffer(raw, dtype, count * samples).reshape(samples, count)
+    padding = group.get("WaveformPaddingValue")
+    missing = int.from_bytes(padding, "little", signed=kind[0][0] == "S") if isinstance(padding, bytes) else padding
+    used = [
+        _channel(channel, lead, stored[:, at], missing)
+        for at, channel in enumerate(channels)
+        if (lead := _lead(channel)) is not None
+    ]
+    return assemble(used, rate, source_format=NAME, unit_source="ChannelSensitivityUnits")
+
+
+def _channel(channel: Any, lead: str, stored: np.ndarray, missing: int | None) -> Channel:
+    sensitivity = _number(channel.get("ChannelSensitivity"))
+    unit = _code(channel, "ChannelSensitivityUnitsSequence")
+    mV = mV_per_unit(str(unit.get("CodeValue") or "")) if unit is not None else None
+    if sensitivity is None or mV is None:
+        raise Refused(Reason.MISSING_UNITS, f"lead {lead} has no sensitivity, or its unit is not one of voltage")
+    stated = channel.get("ChannelSensitivityCorrectionFactor")
+    correction = 1.0 if stated is None else _number(stated)
+    if correction is None:
+        raise Refused(Reason.MISSING_UNITS, f"the sensitivity correction factor of lead {lead} is no number")
+    if (_number(channel.get("ChannelSampleSkew")) or 0) or (_number(channel.get("ChannelTimeSkew")) or 0):
+        raise Refused(Reason.CONFLICTING_RATES, f"lead {lead} is skewed in time")
+    samples = stored if missing is None else np.where(stored == missing, np.nan, stored)
+    return Channel(lead, samples, sensitivity * correction * mV, (_number(channel.get("ChannelBaseline")) or 0.0) * mV)
+
+
+def facts(data: bytes) -> Facts:
+    """Return what the object states; its sentences are read for conduction, as are the QRS duration and pacing."""
+    with _quietly():
+        dataset = _dataset(data)
+        group = _rhythm(dataset)
+        notes = list(dataset.get("WaveformAnnotationSequence") or ())
+        texts = [str(note.get("UnformattedTextValue")).strip() for note in notes if note.get("UnformattedTextValue")]
+        return Facts(
+            patient_id=as_id(str(dataset.get("PatientID") or "")),
+            acquired_at=_acquired_at(dataset),
+            age=_age(str(dataset.get("PatientAge") or "")),
+            sex=SEXES.get(str(dataset.get("PatientSex") or "").lower()),
+            site=str(dataset.get("InstitutionName") or "") or None,
+            device=str(dataset.get("ManufacturerModelName") or "") or None,
+            statements=dict.fromkeys(filter(None, texts)) or None,
+            rate_hz=_number(group.get("SamplingFrequency")),
+            duration_s=_seconds(group) or None,
+            qrs_ms=_qrs_ms(notes),
+        )
+
+
+def _qrs_ms(notes: list[Any]) -> float | None:
+    for note in notes:
+        concept = _code(note, "ConceptNameCodeSequence")
+        meaning = str(concept.get("CodeMeaning") or "") if concept is not None else ""
+        unit = _code(note, "MeasurementUnitsCodeSequence")
+        if re.fullmatch(r"QRS (?:duration|interval)(?: global)?", meaning.strip(), re.IGNORECASE) and unit is not None:
+            value = note.get("NumericValue")
+            value = value[0] if isinstance(value, (list, tuple)) or hasattr(value, "__getitem__") else value
+            if str(unit.get("CodeValue")) == "ms":
+                return _number(value)
+    return None
+
+
+def _acquired_at(dataset: Any) -> datetime | None:
+    stated = str(dataset.get("AcquisitionDateTime") or "")[:14]
+    if not stated:
+        stated = f"{dataset.get('ContentDate') or dataset.get('StudyDate') or ''}{dataset.get('ContentTime') or ''}"[
+            :14
+        ]
+    try:
+        return datetime.strptime(stated.ljust(14, "0"), "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+def _age(stated: str) -> float | None:
+    found = _AGE.fullmatch(stated.strip())
+    try:
+        return parse_age(str(int(found[1]) * _AGE_UNITS[found[2]])) if found else None
+    except ValueError:
+        return None

@@ -1,0 +1,273 @@
+"""SCP-ECG (EN 1064:2005+A1, ISO 11073-91064): sections with checksums, rhythm data as Huffman codes of differences.
+
+Clause numbers are those of EN 1064. Bimodal compression, and the subtraction of reference beats, which lose samples or need
+sections 4 and 5, are refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from screening.archive.container import Refused
+from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.metadata import Facts, as_id, parse_age
+from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason
+
+NAME = "scp-ecg"
+_LEADS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {
+    n + 2: f"V{n}" for n in range(1, 7)
+}  # table 5
+_DEFAULT_TABLE = 19_999
+_HEADER = 16
+_NOT_MEASURED = 29_999
+_YEARS = {1: 1.0, 2: 1 / 12, 3: 7 / 365.25, 4: 1 / 365.25, 5: 0.0}
+Sections = dict[int, bytes]
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether a file begins as SCP-ECG: by the name in its section of pointers (5.3.3), or by that section's form."""
+    if head[16:22] == b"SCPECG":
+        return True
+    if len(head) < 32:
+        return False
+    number, length = struct.unpack_from("<HI", head, 8)
+    first, first_length, first_index = struct.unpack_from("<HII", head, 22)
+    return number == 0 and (first, first_length, first_index) == (0, length, 7)
+
+
+def _sections(data: bytes) -> Sections:
+    """Return the sections' contents, without their headers; checksums hold (5.2.7)."""
+    if len(data) < 6 + _HEADER:
+        raise Refused(Reason.TRUNCATED, f"the record has {len(data)} bytes")
+    crc, size = struct.unpack_from("<HI", data)
+    if size > len(data):
+        raise Refused(Reason.TRUNCATED, f"{len(data)} of the {size} bytes claimed are there")
+    if crc != binascii.crc_hqx(data[2:size], 0xFFFF):
+        raise Refused(Reason.CHECKSUM_MISMATCH, "the record does not give its checksum")
+    (length,) = struct.unpack_from("<I", data, 10)
+    found: Sections = {}
+    for at in range(6 + _HEADER, min(6 + length, len(data) - 9), 10):
+        number, section, index = struct.unpack_from("<HII", data, at)
+        if not number or not section:
+            continue
+        start = index - 1
+        if start < 6 or start + section > len(data) or section < _HEADER:
+            raise Refused(Reason.TRUNCATED, f"section {number} leads out of the record")
+        if struct.unpack_from("<H", data, start)[0] != binascii.crc_hqx(data[start + 2 : start + section], 0xFFFF):
+            raise Refused(Reason.CHECKSUM_MISMATCH, f"section {number} does not give its checksum")
+        found[number] = data[start + _HEADER : start + section]
+    return found
+
+
+def read(data: bytes) -> Leads:
+    """Return the leads of the rhythm data."""
+    sections = _sections(data)
+    if 6 not in sections or 3 not in sections:
+        raise Refused(Reason.TOO_SHORT, "there is no rhythm data, only reference beats or nothing")
+    names, starts, subtracted = _definition(sections[3])
+    nanovolts, microseconds, differences, bimodal, packed = _rhythm(sections[6], len(names))
+    if subtracted or bimodal:
+        raise Refused(
+            Reason.UNKNOWN_FORMAT, "reference beats are subtracted, or samples left out, which is not read here"
+        )
+    if not microseconds:
+        raise Refused(Reason.MISSING_RATE, "no interval of samples is stated")
+    if not nanovolts:
+        raise Refused(Reason.MISSING_UNITS, "no amplitude of a step is stated")
+    if len({(first, last) for _, (first, last) in zip(names, starts, strict=True)}) > 1:
+        raise Refused(Reason.CONFLICTING_RATES, "the leads were not recorded at the same time")
+    first, last = starts[0]
+    samples = last - first + 1
+    if samples * len(names) > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the record claims {samples * len(names)} samples, the limit is {MAX_SAMPLES}")
+    codes = _table(sections.get(2))
+    channels = []
+    for name, of in zip(names, packed, strict=True):
+        if name is None:
+            continue
+        stored = _uncoded(of, samples, codes) if codes else np.frombuffer(of, "<i2", min(samples, len(of) // 2))
+        # Samples are numbered from 1 (5.6.3). Who numbers from 0 may state their count as the last.
+        if len(stored) < samples - (first == 0):
+            raise Refused(Reason.TRUNCATED, f"lead {name} holds {len(stored)} of {samples} samples")
+        channels.append(Channel(name, _summed(stored.astype(np.int64), differences), nanovolts * 1e-6))
+    return trim_ends(assemble(channels, 1e6 / microseconds, source_format=NAME, unit_source="nanovolts a step"))
+
+
+def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]], bool]:
+    """Return names, first and last samples of the leads, and whether reference beats are subtracted (5.6)."""
+    count, flags = section[0], section[1]
+    if not 0 < count <= MAX_SIGNALS or len(section) < 2 + 9 * count:
+        raise Refused(Reason.BAD_HEADER, f"{count} leads are claimed in {len(section)} bytes")
+    found = [struct.unpack_from("<IIB", section, 2 + 9 * i) for i in range(count)]
+    if any(not first <= last for first, last, _ in found):
+        raise Refused(Reason.BAD_HEADER, "a lead ends before it begins")
+    return [_LEADS.get(lead) for _, _, lead in found], [(first, last) for first, last, _ in found], bool(flags & 1)
+
+
+def _rhythm(section: bytes, leads: int) -> tuple[int, int, int, int, list[bytes]]:
+    """Return nV a step, us a sample, order of differences, whether bimodal, and each lead's bytes (5.9)."""
+    if len(section) < 6 + 2 * leads:
+        raise Refused(Reason.TRUNCATED, "the rhythm data are cut off")
+    nanovolts, microseconds, differences, bimodal = struct.unpack_from("<HHBB", section)
+    if differences > 2:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"differences of order {differences} are not known")
+    sizes = struct.unpack_from(f"<{leads}H", section, 6)
+    at, packed = 6 + 2 * leads, []
+    for size in sizes:
+        packed.append(section[at : at + size])
+        at += size
+    if at > len(section):
+        raise Refused(Reason.TRUNCATED, f"the leads claim {at} bytes of {len(section)}")
+    return nanovolts, microseconds, differences, bimodal, packed
+
+
+# --- Huffman codes (5.5) ---------------------------------------------------------------------------------------------
+
+
+class _Code(NamedTuple):
+    prefix: int  # bits that tell it
+    bits: int  # with what follows
+    value: int  # of what the table says; unused where the value follows
+
+
+Codes = dict[tuple[int, int], _Code]
+"""(length of the prefix, the prefix) -> what it means."""
+
+
+@cache
+def _default() -> Codes:
+    """Return the default table (annex C.3.7.6): 0; 1 and -1 ... 8 and -8; eight and sixteen bits as they are."""
+    codes: Codes = {(1, 0): _Code(1, 1, 0)}
+    for value in range(1, 9):
+        ones = (1 << (value + 1)) - 2 - (1 if value == 0 else 0)
+        codes[value + 2, ones << 1] = _Code(value + 2, value + 2, value)
+        codes[value + 2, ones << 1 | 1] = _Code(value + 2, value + 2, -value)
+    codes[10, 0b1111111110] = _Code(10, 18, 0)
+    codes[10, 0b1111111111] = _Code(10, 26, 0)
+    return codes
+
+
+def _table(section: bytes | None) -> Codes | None:
+    """Return the codes, None where samples are not coded."""
+    if section is None:
+        return None
+    (tables,) = struct.unpack_from("<H", section)
+    if tables == _DEFAULT_TABLE:
+        return _default()
+    if tables != 1:
+        raise Refused(Reason.UNKNOWN_FORMAT, f"{tables} tables of Huffman codes, which take turns, are not read here")
+    (count,) = struct.unpack_from("<H", section, 2)
+    if len(section) < 4 + 9 * count or not count:
+        raise Refused(Reason.TRUNCATED, "the table of Huffman codes is cut off")
+    codes: Codes = {}
+    for i in range(count):
+        prefix, bits, mode, value, code = struct.unpack_from("<BBBhI", section, 4 + 9 * i)
+        if not mode or not 0 < prefix <= 32 or not prefix <= bits <= prefix + 16:
+            raise Refused(
+                Reason.UNKNOWN_FORMAT, "a Huffman code changes the table, or has no length, which is not read here"
+            )
+        turned = int(f"{code:032b}"[::-1][:prefix], 2)  # the first bit is the lowest
+        codes[prefix, turned] = _Code(prefix, bits, value)
+    return codes
+
+
+def _uncoded(packed: bytes, samples: int, codes: Codes) -> np.ndarray:
+    """Return the numbers, as many as there are of ``samples``, that bits, the most significant first, are codes of."""
+    out = np.empty(samples, np.int64)
+    longest = max(length for length, _ in codes)
+    held = bits = at = 0
+    for i in range(samples):
+        while bits < 48 and at < len(packed):
+            held = held << 8 | packed[at]
+            at += 1
+            bits += 8
+        for length in range(1, min(longest, bits) + 1):
+            code = codes.get((length, held >> (bits - length)))
+            if code is not None:
+                break
+        else:
+            return out[:i]
+        follows = code.bits - code.prefix
+        if code.bits > bits:
+            return out[:i]
+        value = code.value
+        if follows:
+            raw = held >> (bits - code.bits) & ((1 << follows) - 1)
+            value = raw - (1 << follows) if raw >> (follows - 1) else raw
+        out[i] = value
+        bits -= code.bits
+        held &= (1 << bits) - 1
+    return out
+
+
+def _summed(stored: np.ndarray, differences: int) -> np.ndarray:
+    """Undo first or second differences (5.9.4): of these the first one or two samples are as they were."""
+    if differences == 1:
+        return np.cumsum(stored)
+    if differences == 2 and len(stored) > 1:
+        slopes = np.concatenate(([stored[1] - stored[0]], stored[2:]))
+        return np.concatenate(([stored[0]], stored[0] + np.cumsum(np.cumsum(slopes))))
+    return stored
+
+
+# --- What is stated --------------------------------------------------------------------------------------------------
+
+
+def facts(data: bytes) -> Facts:
+    """Return what sections 1 and 7 state (5.4, 5.10)."""
+    sections = _sections(data)
+    tags = _tags(sections.get(1, b""))
+    date, time = tags.get(25, b""), tags.get(26, b"")
+    acquired_at = None
+    if len(date) >= 4:
+        clock = struct.unpack_from("<BBB", time) if len(time) >= 3 else (0, 0, 0)
+        try:
+            acquired_at = datetime(*struct.unpack_from("<HBB", date), *clock)
+        except ValueError:
+            acquired_at = None
+    age = None
+    if len(stated := tags.get(4, b"")) >= 3:
+        number, unit = struct.unpack_from("<HB", stated)
+        try:
+            age = parse_age(str(number * _YEARS[unit])) if number and unit in _YEARS else None
+        except ValueError:
+            age = None
+    rate = duration = None
+    if 6 in sections and 3 in sections:
+        microseconds = struct.unpack_from("<H", sections[6], 2)[0]
+        _, starts, _ = _definition(sections[3])
+        rate = 1e6 / microseconds if microseconds else None
+        duration = (starts[0][1] - starts[0][0] + 1) / rate if rate else None
+    qrs_ms = None
+    if len(measured := sections.get(7, b"")) >= 14:
+        onset, offset = struct.unpack_from("<HH", measured, 10)
+        qrs_ms = float(offset - onset) if onset < offset < _NOT_MEASURED else None
+    model = tags.get(14, b"")[8:14].split(b"\0")[0].decode("latin-1").strip()
+    return Facts(
+        patient_id=as_id(tags.get(2, b"").split(b"\0")[0].decode("latin-1")),
+        acquired_at=acquired_at,
+        age=age,
+        sex={b"\1": "male", b"\2": "female"}.get(tags.get(8, b"")[:1]),
+        device=model or None,
+        rate_hz=rate,
+        duration_s=duration,
+        qrs_ms=qrs_ms,
+        paced=True if measured[1:2] > b"\0" else None,
+    )
+
+
+def _tags(section: bytes) -> dict[int, bytes]:
+    """Return each field of the header section by its number; of one that is there twice, the first."""
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + 3 <= len(section) and section[at] != 255:
+        tag, size = struct.unpack_from("<BH", section, at)
+        found.setdefault(tag, section[at + 3 : at + 3 + size])
+        at += 3 + size
+    return found

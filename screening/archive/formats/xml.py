@@ -1,0 +1,130 @@
+"""XML of electrocardiographs, read without believing it: no entities, nothing from elsewhere, bounded in size."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+from screening.archive.container import Refused
+from screening.contract import Reason
+
+MAX_ELEMENTS = 200_000
+"""An ECG with all measurements of every beat has some thousands."""
+MAX_DEPTH = 64
+_SKIPPED = re.compile(r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>", re.DOTALL)
+_ROOT = re.compile(r"<([A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)([^>]*)")
+
+
+def root_of(head: bytes) -> str | None:
+    """Return the local name of the root element of what begins as XML, None where it is no XML.
+
+    >>> root_of(b'<?xml version="1.0"?><!-- by X --><!DOCTYPE RestingECG SYSTEM "restecg.dtd"><RestingECG>')
+    'RestingECG'
+    """
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head.decode("utf-16", "replace")
+    elif head.startswith((b"<\0", b"\0<")):
+        text = head.decode("utf-16-le" if head[0] else "utf-16-be", "replace")
+    else:
+        text = head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    at = 0
+    while skipped := _SKIPPED.match(text, at):
+        at = skipped.end()
+    root = _ROOT.match(text, at)
+    return root[2] if root else None
+
+
+class _Bounded(TreeBuilder):
+    """A tree of names without namespaces, and of bounded size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str]) -> Element:
+        self._count += 1
+        self._depth += 1
+        if self._count > MAX_ELEMENTS or self._depth > MAX_DEPTH:
+            raise Refused(
+                Reason.TOO_LARGE, f"the XML has more than {MAX_ELEMENTS} elements, or {MAX_DEPTH} levels of them"
+            )
+        return super().start(_local(tag), {_local(name): value for name, value in attrs.items()})
+
+    def end(self, tag: str) -> Element:
+        self._depth -= 1
+        return super().end(_local(tag))
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def parse(data: bytes) -> Element:
+    """Return the root element, all names without their namespaces.
+
+    Raises
+    ------
+    Refused
+        BAD_HEADER where it is no well-formed XML, or declares entities; TOO_LARGE beyond `MAX_ELEMENTS`.
+    """
+    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
+    try:
+        parser.feed(data)
+        root: Element = parser.close()
+    except DefusedXmlException:
+        raise Refused(Reason.BAD_HEADER, "the XML declares entities, which no ECG needs") from None
+    except (ParseError, ValueError, LookupError):
+        raise Refused(Reason.BAD_HEADER, "the XML is not well-formed, or cut off") from None
+    return root
+
+
+def text_of(element: Element | None, path: str) -> str | None:
+    """Return the text at ``path`` below an element without blanks around it, None where there is none."""
+    found = element.findtext(path) if element is not None else None
+    return found.strip() or None if found else None
+
+
+def number_of(element: Element | None, path: str) -> float | None:
+    """Return the number at ``path``, None where there is none."""
+    try:
+        return float((text_of(element, path) or "").replace(",", "."))
+    except ValueError:
+        return None
+
+
+def need(element: Element | None, path: str, reason: Reason, what: str) -> float:
+    """Return the number at ``path``; Refused with ``reason`` where there is none."""
+    found = number_of(element, path)
+    if found is None:
+        raise Refused(reason, what)
+    return found
+
+
+def decoded(text: str | None) -> bytes:
+    """Return what base64 holds; Refused where it is none."""
+    try:
+        return base64.b64decode("".join((text or "").split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(Reason.UNDECODABLE, "the samples are no base64") from None
+
+
+def moment(date: str | None, time: str | None, *formats: str) -> datetime | None:
+    """Return the first of ``formats`` that date and time fit, None where none does."""
+    for form in formats:
+        try:
+            return datetime.strptime(f"{date} {time or '00:00:00'}", form)
+        except ValueError:
+            continue
+    return None
+
+
+def every(element: Element, name: str) -> Iterator[Element]:
+    """Yield the elements of this name, however deep."""
+    yield from element.iter(name)
