@@ -64,8 +64,9 @@ def importance_column(operator: str, part: str) -> str:
 
 
 _LEAD_BY_NAME = {lead.lower(): lead for lead in LEADS}
-# MDC_ECG_LEAD_* is ISO/IEEE 11073-10102; ML* are the Mason-Likar (torso electrode) names of the limb leads.
-_LEAD_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|mdc_ecg_|lead|ecg|ml(?=i))[\s_:-]*", re.IGNORECASE)
+# MDC_ECG_LEAD_* is ISO/IEEE 11073-10102; ML* are the Mason-Likar (torso electrode) names of the limb leads, D* (derivação,
+# derivación, dérivation) those of Romance languages, as in CODE-15%.
+_LEAD_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|mdc_ecg_|lead|ecg|ml(?=i)|d(?=i+$))[\s_:-]*", re.IGNORECASE)
 
 
 def lead_of(name: str) -> str | None:

@@ -471,6 +471,12 @@ def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unr
         yield f"{count['duplicates']:,} records are listed more than once; the first row of each was kept."
     if count["without_path"]:
         yield f"{count['without_path']:,} rows of {source.table} name no record and were left out."
+    if count["without_sidecar"]:
+        tables = "1 table" if count["without_sidecar"] == 1 else f"{count['without_sidecar']:,} tables"
+        yield (
+            f"{tables} of numbers (CSV, NPY, HDF5) without an ecg.yaml, which says unit and rate, were left out; "
+            "docs/formats.md has one to copy."
+        )
     if count["headers_unreadable"]:
         yield f"{count['headers_unreadable']:,} headers could not be read; a run says why."
     if count["free_texts"]:

@@ -140,6 +140,8 @@ SAME_MV = 0.02
 _SHORTEST_PULSE_S = 0.1
 _SHORTEST_PADDING_S = 0.5
 """The leads of a simulator rest between two beats for nearly as long."""
+_SHORTEST_ZEROS_S = 0.02
+"""All leads at exactly zero are no ECG; CODE-15% fills up with these."""
 _MOST_MOVES = 0.1
 """Of the steps of a pulse: its edges."""
 
@@ -153,27 +155,28 @@ def trim_ends(leads: Leads) -> Leads:
     measured = leads.signal_mV[[ROW[lead] for lead in INDEPENDENT_LEADS]]
     if measured.shape[1] < 2 or not np.isfinite(measured).all():
         return leads
-    start = _added(measured, leads)
-    stop = measured.shape[1] - _added(measured[:, start:][:, ::-1], leads)
-    if (start, stop) != (0, measured.shape[1]):
-        leads.signal_mV = np.ascontiguousarray(leads.signal_mV[:, start:stop])
+    start, first = _added(measured, leads.rate_hz)
+    if start == measured.shape[1]:
+        return leads  # nothing but padding: the quality tells
+    end, last = _added(measured[:, start:][:, ::-1], leads.rate_hz)
+    if start or end:
+        leads.signal_mV = np.ascontiguousarray(leads.signal_mV[:, start : measured.shape[1] - end])
+        leads.flags |= {flag for flag in (first, last) if flag}
     return leads
 
 
-def _added(measured: np.ndarray, leads: Leads) -> int:
-    """Return how many samples at the beginning are no ECG, and flag them."""
-    at_rest = _run(~np.diff(measured, axis=1).any(axis=0))
-    at_rest = at_rest + 1 if at_rest >= _SHORTEST_PADDING_S * leads.rate_hz else 0
+def _added(measured: np.ndarray, rate_hz: float) -> tuple[int, str | None]:
+    """Return how many samples at the beginning are no ECG, and the flag for what they are."""
+    at_rest = _run(~np.diff(measured, axis=1).any(axis=0)) + 1
+    shortest = _SHORTEST_PADDING_S if measured[:, 0].any() else _SHORTEST_ZEROS_S
+    at_rest = at_rest if at_rest >= shortest * rate_hz else 0
     alike = _run(np.ptp(measured, axis=0) < SAME_MV)
     level = measured[:, :alike].mean(axis=0)
-    if alike > max(_SHORTEST_PULSE_S * leads.rate_hz, at_rest):
+    if alike > max(_SHORTEST_PULSE_S * rate_hz, at_rest):
         is_still = (np.abs(np.diff(level)) > SAME_MV / 2).mean() < _MOST_MOVES
         if is_still and 0.8 < float(np.ptp(level)) < 1.2:
-            leads.flags.add("calibration_removed")
-            return alike
-    if at_rest:
-        leads.flags.add("padding_removed")
-    return at_rest
+            return alike, "calibration_removed"
+    return at_rest, "padding_removed" if at_rest else None
 
 
 def _run(alike: Any) -> int:

@@ -38,6 +38,8 @@ OTHER_FORMATS = {
 """Suffix of a file that is a record by itself -> its format, until its bytes have told."""
 SIDECAR_FORMATS = ("csv", "npy", "hdf5")
 """Formats that state neither unit nor rate: their files are records where a sidecar does."""
+SIDECAR_MARK = ":sidecar"
+"""Stands for the suffix of the sidecar among the files of a record."""
 PACKED_SUFFIX = ".gz"
 _NO_RECORDS = re.compile(
     r"\.(?:atr|bat|bmp|bz2|cfg|conf|css|db|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|log|md?|parquet|pdf|png|ps|py|qrs|r"
@@ -124,14 +126,20 @@ def location_of(path: str) -> tuple[str, str]:
     >>> location_of("a/1.XML.gz"), location_of("a/1.hea"), location_of("a/1"), location_of("a/all.hdf5#12")
     (('a/1.XML.gz', 'xml'), ('a/1.hea', 'wfdb'), ('a/1.hea', 'wfdb'), ('a/all.hdf5#12', 'hdf5'))
     """
-    stem, suffix = posixpath.splitext(file_of(path))
-    if suffix.lower() == PACKED_SUFFIX:
-        suffix = posixpath.splitext(stem)[1]
-    if suffix.lower() in OTHER_FORMATS:
-        return path, OTHER_FORMATS[suffix.lower()]
+    if (known := format_by_name(path)) is not None:
+        return path, known
+    stem, suffix = posixpath.splitext(path)
     if suffix == HEADER_SUFFIX or suffix in SIGNAL_SUFFIXES:
         return stem + HEADER_SUFFIX, "wfdb"
     return path + HEADER_SUFFIX, "wfdb"
+
+
+def format_by_name(path: str) -> str | None:
+    """Return the format that the suffix of a file which is a record by itself, or holds many, promises; else None."""
+    stem, suffix = posixpath.splitext(file_of(path))
+    if suffix.lower() == PACKED_SUFFIX:
+        suffix = posixpath.splitext(stem)[1]
+    return OTHER_FORMATS.get(suffix.lower())
 
 
 def may_be_record(name: str) -> bool:
@@ -194,14 +202,20 @@ def is_changed(version: str, path: str, mark: str) -> bool:
     """
     if version == ABSENT:
         return True
-    suffix = posixpath.splitext(path)[1]
+    suffix = posixpath.splitext(file_of(path))[1]
     return _marks(version).get(suffix, mark) not in (mark, "?") and mark != "?"
 
 
 def is_covered(version: str, location: str, path: str) -> bool:
     """Whether a record's version tells that the file at ``path`` is another than it was."""
-    stem, suffix = posixpath.splitext(path)
-    return stem == stem_of(location) and _marks(version).get(suffix, "?") != "?"
+    stem, suffix = posixpath.splitext(file_of(path))
+    return stem == stem_of(file_of(location)) and _marks(version).get(suffix, "?") != "?"
+
+
+def sidecar_version(version: str | None, path: str) -> str | None:
+    """Return a record's version as that of its sidecar at ``path``; None where it says nothing of one."""
+    mark = _marks(version).get(SIDECAR_MARK) if version is not None else None
+    return None if mark is None else f"{posixpath.splitext(path)[1]}:{mark}"
 
 
 def _marks(version: str) -> dict[str, str]:

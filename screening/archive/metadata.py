@@ -68,6 +68,7 @@ class ColumnMapping(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str  # of the record, relative to the archive's root, with or without suffix
+    member: str | None = None  # which of the records of an HDF5 file
     patient_id: str | None = None
     acquired_at: str | None = None
     acquired_at_format: str | None = None  # as for strptime; ISO 8601 if left out
@@ -80,6 +81,9 @@ class ColumnMapping(BaseModel):
     labels: str | None = None
     labels_format: Literal["list", "likelihoods"] = "list"  # codes between separators, or {'CODE': percent}
     labels_separator: str = ","
+    label_columns: list[str] = Field(
+        default_factory=list, max_length=MAX_CODES
+    )  # true where the statement of that name holds
     fold: str | None = None
 
     @property
@@ -87,6 +91,7 @@ class ColumnMapping(BaseModel):
         """Names of the table's columns that are read, each once."""
         named = (
             self.path,
+            self.member,
             self.patient_id,
             self.acquired_at,
             self.age,
@@ -96,6 +101,7 @@ class ColumnMapping(BaseModel):
             self.qrs_ms,
             self.labels,
             self.fold,
+            *self.label_columns,
         )
         return list(dict.fromkeys(name for name in named if name is not None))
 
@@ -115,7 +121,18 @@ PTBXL = ColumnMapping(
 )
 MIMIC_IV_ECG = ColumnMapping(path="path", patient_id="subject_id", acquired_at="ecg_time")
 
-KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv")
+CODE_15 = ColumnMapping(
+    path="trace_file",
+    member="exam_id",
+    patient_id="patient_id",
+    age="age",
+    sex="is_male",
+    sex_values={"true": "male", "false": "female", "1": "male", "0": "female"},
+    label_columns=["1dAVb", "RBBB", "LBBB", "SB", "ST", "AF"],
+)
+"""Ribeiro et al. 2021, doi.org/10.5281/zenodo.4916206: ``exams.csv``."""
+
+KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv", "exams.csv")
 """Names under which a known metadata table stands in an archive's root."""
 
 
@@ -137,6 +154,10 @@ def known_mapping(columns: Sequence[str]) -> ColumnMapping | None:
         return PTBXL.model_copy(update={"path": path})
     if {"subject_id", "study_id", "path"} <= present:
         return MIMIC_IV_ECG if "ecg_time" in present else MIMIC_IV_ECG.model_copy(update={"acquired_at": None})
+    if {"exam_id", "trace_file", "is_male"} <= present:
+        labels = [column for column in CODE_15.label_columns if column in present]
+        patient = "patient_id" if "patient_id" in present else None
+        return CODE_15.model_copy(update={"label_columns": labels, "patient_id": patient})
     return None
 
 
@@ -283,11 +304,23 @@ class _RowParser:
                 return [None] * size
             return [None if isinstance(value, str) and value in _NULLS else value for value in values]
 
-        stated = ("path", "patient_id", "acquired_at", "age", "sex", "site", "device", "qrs_ms", "labels", "fold")
-        rows = zip(*map(column, stated), strict=True)
-        for path, patient, acquired, age, sex, site, device, qrs_ms, labels, fold in rows:
+        stated = (
+            "path",
+            "member",
+            "patient_id",
+            "acquired_at",
+            "age",
+            "sex",
+            "site",
+            "device",
+            "qrs_ms",
+            "labels",
+            "fold",
+        )
+        rows = zip(*map(column, stated), self._columns(batch), strict=True)
+        for path, member, patient, acquired, age, sex, site, device, qrs_ms, labels, fold, true in rows:
             yield (
-                path.strip() if path else None,
+                _path(path, as_id(member)) if path and path.strip() else None,
                 Facts(
                     patient_id=as_id(patient),
                     acquired_at=self._value("acquired_at", acquired, self._time),
@@ -295,13 +328,25 @@ class _RowParser:
                     sex=self._value("sex", sex, self._sex),
                     site=self._value("site", site, _name),
                     device=self._value("device", device, _name),
-                    statements=self._value(
-                        "labels", tuple(labels) if isinstance(labels, list) else labels, self._statements
+                    statements=_joined(
+                        self._value("labels", tuple(labels) if isinstance(labels, list) else labels, self._statements),
+                        true,
                     ),
                     fold=self._value("fold", fold, _fold),
                     qrs_ms=self._value("qrs_ms", qrs_ms, float),
                 ),
             )
+
+    def _columns(self, batch: pa.RecordBatch) -> list[Statements | None]:
+        """Return for each row the statements whose own columns say that they hold; None without such columns."""
+        if not self._mapping.label_columns:
+            return [None] * batch.num_rows
+        true: list[dict[str, float | None]] = [{} for _ in range(batch.num_rows)]
+        for name in self._mapping.label_columns:
+            for row, value in zip(true, values_of(batch.column(name), lists=False) or [], strict=False):
+                if str(value).strip().lower() in _TRUE:
+                    row[name] = None
+        return list(true)
 
     def _value(self, what: str, value: Any, parse: Any) -> Any:
         if value is None:
@@ -362,6 +407,17 @@ def parse_codes(values: Iterable[str]) -> dict[str, float | None]:
     if len(codes) > MAX_CODES or any(len(code) > 64 for code in codes):
         raise ValueError("not codes")
     return codes
+
+
+_TRUE = frozenset(("1", "1.0", "true", "t", "yes", "y"))
+
+
+def _path(path: str, member: str | None) -> str:
+    return path.strip() if member is None else f"{path.strip()}#{member}"
+
+
+def _joined(one: Statements | None, other: Statements | None) -> Statements | None:
+    return one if other is None else {**(one or {}), **other}
 
 
 def _name(value: str) -> str | None:

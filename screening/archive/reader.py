@@ -15,7 +15,21 @@ from fsspec.implementations.zip import ZipFileSystem
 
 from screening.archive import formats, wfdb
 from screening.archive.container import Refused, container_of
-from screening.archive.listing import file_of, is_changed, mark_of, stem_of, token_of
+from screening.archive.formats import sidecar
+from screening.archive.formats.hdf5 import Hdf5Files
+from screening.archive.formats.missing import Missing
+from screening.archive.formats.sidecar import SIDECAR
+from screening.archive.listing import (
+    SIDECAR_FORMATS,
+    file_of,
+    format_by_name,
+    is_changed,
+    mark_of,
+    member_of,
+    sidecar_version,
+    stem_of,
+    token_of,
+)
 from screening.archive.objects import Objects, objects_below
 from screening.archive.wfdb_header import is_safe_path, looks_like_header
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
@@ -64,6 +78,8 @@ def decode(record_id: str, first: bytes, files: Mapping[str, bytes]) -> Recordin
     A Recording, or a Rejected whose detail says what is wrong in numbers and names of leads. No bytes make it raise; OSError
     and ImportError, which say something of the machine, come through.
     """
+    if SIDECAR in files and not looks_like_header(first):
+        return sidecar.decode(record_id, first, files)
     if looks_like_header(first) or not formats.is_known(first):
         return wfdb.decode(record_id, first, files)
     return formats.decode(record_id, first)
@@ -88,6 +104,7 @@ class ArchiveReader:
         self._storage: tuple[Any, str] | None = None
         self._objects: Objects | None | bool = False  # not looked for yet
         self._folder: tuple[str, str] = ("", "")  # last local folder, and what it really is
+        self._hdf5 = Hdf5Files()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root_url": self.root_url, "storage_options": self.storage_options}
@@ -124,6 +141,8 @@ class ArchiveReader:
         """
         head = b""
         try:
+            if format_by_name(location) == "hdf5":
+                return self._fetch_member(location, version)
             head = self._fetch(location, MAX_HEADER_BYTES + 1, version)
             files: dict[str, bytes] = {}
             if not looks_like_header(head) and formats.is_known(head):
@@ -131,6 +150,11 @@ class ArchiveReader:
                     head = self._fetch(location, MAX_RECORD_BYTES + 1, version, whole=True)
                     _require_size(len(head))
                 return Fetched(head, {})
+            if format_by_name(location) in SIDECAR_FORMATS:
+                if len(head) > MAX_HEADER_BYTES:
+                    head = self._fetch(location, MAX_RECORD_BYTES + 1, version, whole=True)
+                    _require_size(len(head))
+                return Fetched(head, {SIDECAR: self._sidecar(location, version)})
             left = MAX_RECORD_BYTES - len(head)
             folder = location[: location.rfind("/") + 1]
             while names := [name for name in wfdb.signal_file_names(head, files) if name not in files]:
@@ -140,11 +164,49 @@ class ArchiveReader:
                     )
                     left -= len(files[name])
                     _require_size(MAX_RECORD_BYTES - left)
+        except Missing as missing:
+            return Rejected(record_id, Reason.UNKNOWN_FORMAT, str(missing))
         except Refused as refused:
-            if not looks_like_header(head) and (container := container_of(head) or (b"\0" in head and "binary")):
+            is_table = format_by_name(location) in SIDECAR_FORMATS
+            is_other = not (is_table or looks_like_header(head))
+            if is_other and (container := container_of(head) or (b"\0" in head and "binary")):
                 return Rejected(record_id, Reason.UNKNOWN_FORMAT, f"a {container} file, which no reader here knows")
             return Rejected(record_id, refused.reason, refused.detail)
         return Fetched(head, files)
+
+    def members(self, location: str) -> list[str]:
+        """Return the ids of the records in an HDF5 file; Refused where it, or its sidecar, does not tell them."""
+        found = sidecar.parse(self._sidecar(location, None))
+        return self._hdf5.members((location, ""), lambda: self._stream(location, None), found)
+
+    def _fetch_member(self, location: str, version: str | None) -> Fetched:
+        """Return one record of an HDF5 file, whose other records are not read."""
+        stated = self._sidecar(file_of(location), version)
+        path, member = file_of(location), member_of(location)
+        if member is None:
+            raise Refused(Reason.MISSING_FILE, "an HDF5 file holds many records, and none of them is named")
+        row = self._hdf5.row((path, version or ""), lambda: self._stream(path, version), sidecar.parse(stated), member)
+        return Fetched(row, {SIDECAR: stated})
+
+    def _stream(self, path: str, version: str | None) -> Any:
+        """Open a file of the archive whose parts are read; Refused as `_fetch` does it."""
+        self._fetch(path, 8, version)
+        fs, root = self._open()
+        return fs.open(f"{root}/{path}", "rb")
+
+    def _sidecar(self, location: str, version: str | None) -> bytes:
+        """Return the sidecar that holds for a file; Refused where there is none."""
+        for path in sidecar.sidecar_locations(location):
+            try:
+                found = self._fetch(path, sidecar.MAX_SIDECAR_BYTES + 1, sidecar_version(version, path))
+            except Refused as refused:
+                if refused.reason == Reason.MISSING_FILE:
+                    continue
+                raise
+            if len(found) > sidecar.MAX_SIDECAR_BYTES:
+                raise Refused(Reason.TOO_LARGE, f"{SIDECAR} has more than {sidecar.MAX_SIDECAR_BYTES} bytes")
+            return found
+        raise sidecar.missing()
 
     def _fetch(self, path: str, limit: int, version: str | None, *, whole: bool = False) -> bytes:
         """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it."""

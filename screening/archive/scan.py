@@ -16,6 +16,7 @@ from screening.archive.conduction import COLUMNS as CONDUCTION
 from screening.archive.conduction import conduction
 from screening.archive.container import Refused
 from screening.archive.discovery import Source
+from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import sidecar_locations
 from screening.archive.headers import header_facts
 from screening.archive.identity import PseudonymKey
@@ -24,11 +25,13 @@ from screening.archive.listing import (
     ABSENT,
     HEADER_SUFFIX,
     SIDECAR_FORMATS,
+    SIDECAR_MARK,
     WORKERS,
     FileFacts,
     Listing,
+    format_by_name,
     location_of,
-    mark_of,
+    member_of,
     plain_id,
     safe_location,
     version_of,
@@ -157,7 +160,7 @@ class Scan:
 
     def batches(self, source: Source) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Yield (rows of the catalog, rows of the locations)."""
-        records = iter(source.records)
+        records = self._each(source.records)
         while batch := list(islice(records, BATCH)):
             named = [(path, facts) for path, facts in batch if path is not None]
             self.count["without_path"] += len(batch) - len(named)
@@ -171,6 +174,21 @@ class Scan:
                     f"{useless:,} rows of {source.table or source.found_by} name no record, or one named before, and only "
                     f"{self.count['records']:,} name another; mend it."
                 )
+
+    def _each(self, records: Iterable[tuple[str | None, Facts | None]]) -> Iterator[tuple[str | None, Facts | None]]:
+        """Yield records, and in place of an HDF5 file that holds many each of them."""
+        for path, facts in records:
+            if path is None or format_by_name(path) != "hdf5" or member_of(path) is not None:
+                yield path, facts
+                continue
+            try:
+                members = self._reader.members(path)
+            except (Refused, Missing):  # the run will say it of the file
+                members = []
+            for member in members:
+                yield f"{path}#{member}", facts
+            if not members:
+                yield path, facts
 
     def _batch(
         self, source: Source, named: list[tuple[str, Facts | None]]
@@ -207,6 +225,7 @@ class Scan:
                 for i in range(len(ids))
                 if self._is_record(locations[i], kinds[i], beside[i], i in kept, looks.get(i))
             ]
+            self.count["new"] -= len(ids) - len(stay)
             keep, ids, locations, kinds = _of(keep, stay), _of(ids, stay), _of(locations, stay), _of(kinds, stay)
             files, sizes, versions, rows = _of(files, stay), _of(sizes, stay), _of(versions, stay), _of(rows, stay)
             if not ids:
@@ -278,7 +297,7 @@ class Scan:
                 candidates = sidecar_locations(location)
                 for entries in self._listing.find(candidates):
                     if entries:
-                        found[i] = [(":sidecar", 0, mark_of(entries[0][1], entries[0][2]))]
+                        found[i] = [(SIDECAR_MARK, *entries[0][1:])]
                         break
         return found
 

@@ -19,11 +19,13 @@ from typing import IO, Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from screening.archive.formats.sidecar import SIDECAR
 from screening.archive.isolated import Decoder, Limits
-from screening.archive.listing import is_covered
+from screening.archive.listing import is_covered, sidecar_version
 from screening.archive.pack import GROUP, GROUP_BYTES, GROUP_ROWS, Part, keys_of
 from screening.archive.packed import PACK_SCHEMA, row_of, steps_of, table_of
 from screening.archive.reader import ArchiveReader, Fetched, nbytes_of
+from screening.archive.wfdb_header import looks_like_header
 from screening.contract import Reason
 from screening.errors import StorageError
 from screening.recording import Rejected
@@ -103,7 +105,8 @@ def _read_rows(job: Job, left: list[np.ndarray]) -> Iterator[tuple[dict[str, Any
             if not isinstance(found, Rejected) and _is_covered(job, i, found):
                 outcome = decoder.decode(job.record_ids[i], *found)
                 if outcome.sha256 is not None:  # without it, time or memory ran out, not the record
-                    row = row_of(outcome, job.versions[i], steps_of(found.first))
+                    steps = steps_of(found.first) if looks_like_header(found.first) else None
+                    row = row_of(outcome, job.versions[i], steps)
             if row is not None:
                 yield row, keys[i]
             elif not (isinstance(found, Rejected) and found.reason in _ELSEWHERE):
@@ -114,6 +117,8 @@ def _is_covered(job: Job, i: int, found: Fetched) -> bool:
     """Whether the record's version would tell if any of its files changed."""
     place, version = job.places[i], job.versions[i]
     folder = place[: place.rfind("/") + 1]
+    if SIDECAR in found.files:
+        return is_covered(version, place, place) and sidecar_version(version, SIDECAR) is not None
     return all(is_covered(version, place, path) for path in (place, *(folder + name for name in found.files)))
 
 

@@ -251,7 +251,11 @@ def test_a_large_file_is_refused_before_it_is_read(one: Path, monkeypatch: pytes
 def test_a_large_binary_file_in_place_of_a_header_is_named(one: Path) -> None:
     (one / "a/r.hea").write_bytes(bytes(128) + b"DICM" + bytes(3_000_000))
     got = ArchiveReader(str(one)).read("a/r.hea", "x")
-    assert got == Rejected("x", Reason.UNKNOWN_FORMAT, "a DICOM file, which no reader here knows")
+    assert isinstance(got, Rejected)
+    assert (got.reason, got.detail) == (Reason.TOO_SHORT, "the DICOM object holds no ECG waveform")
+    (one / "a/r.hea").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(3_000_000))
+    got = ArchiveReader(str(one)).read("a/r.hea", "x")
+    assert got == Rejected("x", Reason.UNKNOWN_FORMAT, "a HDF5 or MATLAB 7.3 file, which no reader here knows")
 
 
 def test_the_suffix_says_nothing(one: Path) -> None:

@@ -21,7 +21,11 @@ from tests import corpus, wfdb_files
 from tests.archive import reference
 
 VALID = corpus.valid_cases()
-BROKEN = corpus.broken_cases()
+BROKEN = [
+    case
+    for case in corpus.broken_cases()
+    if case.header.endswith(".hea") and case.name not in ("header_xml", "header_dicom")
+]
 
 
 def by_name(files: dict[str, bytes], header: str) -> tuple[bytes, dict[str, bytes]]:

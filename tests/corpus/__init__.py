@@ -10,6 +10,7 @@ from __future__ import annotations
 from tests.corpus.broken import broken_files
 from tests.corpus.case import Case, write
 from tests.corpus.good import poor_cases, valid_cases
+from tests.corpus.hospital import hospital_cases
 from tests.corpus.hostile import hostile_files
 
 __all__ = ["Case", "all_cases", "broken_cases", "poor_cases", "valid_cases", "write"]
@@ -17,7 +18,7 @@ __all__ = ["Case", "all_cases", "broken_cases", "poor_cases", "valid_cases", "wr
 
 def broken_cases() -> list[Case]:
     """Return records that the reader must refuse, each with its reason and a pattern of its message."""
-    return [*broken_files(), *hostile_files()]
+    return [*broken_files(), *hostile_files(), *hospital_cases()]
 
 
 def all_cases() -> list[Case]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from screening.archive.container import Refused
-from screening.archive.formats import aecg, dicom, edf, muse, scp, sierra
+from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
 from screening.archive.formats.missing import Missing
 from screening.archive.leads import Leads
 from screening.contract import MAX_RECORD_BYTES, Reason
@@ -42,13 +43,13 @@ HEAD = 2**16
 """Bytes of a file that tell its format."""
 GZIP = b"\x1f\x8b\x08"
 
-_MODULES: tuple[ModuleType, ...] = (muse, sierra, aecg, dicom, scp, edf)
+_MODULES: tuple[ModuleType, ...] = (muse, cardiosoft, sierra, aecg, dicom, scp, edf)
 FORMATS = tuple(cast(Format, module) for module in _MODULES)
 
 
 def format_of(head: bytes) -> Format | None:
     """Return the format of a file by its first bytes, packed by gzip or not; None where no module here knows it."""
-    head = unpacked(head[:HEAD], HEAD) if head.startswith(GZIP) else head[:HEAD]
+    head = _unpacked_beginning(head[:HEAD]) if head.startswith(GZIP) else head[:HEAD]
     return next((known for known in FORMATS if known.looks_like(head)), None)
 
 
@@ -64,6 +65,17 @@ def unpacked(data: bytes, limit: int) -> bytes:
         return packed.decompress(data, limit)
     except zlib.error:
         raise Refused(Reason.UNDECODABLE, "the file cannot be unpacked") from None
+
+
+def _unpacked_beginning(data: bytes) -> bytes:
+    """Return what gzip packed in the beginning of a file, up to where that is damaged."""
+    packed, out = zlib.decompressobj(wbits=31), b""
+    with suppress(zlib.error):
+        for at in range(0, len(data), 512):
+            out += packed.decompress(data[at : at + 512], HEAD - len(out))
+            if len(out) >= HEAD or packed.eof:
+                break
+    return out
 
 
 def facts(data: bytes) -> Facts | None:

@@ -117,6 +117,9 @@ def facts(data: bytes) -> Facts:
         ),
         None,
     )
+    said = [
+        text_of(one, "value") for one in root.iter("annotation") if _code(one) == "MDC_ECG_INTERPRETATION_STATEMENT"
+    ]
     paced = (text_of(person, "Paced") or "").lower()
     born = person.find("birthTime") if person is not None else None
     age = None
@@ -135,6 +138,7 @@ def facts(data: bytes) -> Facts:
         age=age,
         sex=SEXES.get(((sex.get("code") or "") if sex is not None else "").lower()),
         device=text_of(next(root.iter("manufacturedSeriesDevice"), None), "manufacturerModelName"),
+        statements={text: None for text in said if text} or None,
         rate_hz=rate,
         duration_s=count / rate if count and rate else None,
         qrs_ms=qrs[0] * _SECONDS[qrs[1]] * 1000 if qrs and qrs[1] in _SECONDS else None,

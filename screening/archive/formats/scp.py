@@ -145,7 +145,7 @@ def _default() -> Codes:
     """Return the default table (annex C.3.7.6): 0; 1 and -1 ... 8 and -8; eight and sixteen bits as they are."""
     codes: Codes = {(1, 0): _Code(1, 1, 0)}
     for value in range(1, 9):
-        ones = (1 << (value + 1)) - 2 - (1 if value == 0 else 0)
+        ones = (1 << (value + 1)) - 2
         codes[value + 2, ones << 1] = _Code(value + 2, value + 2, value)
         codes[value + 2, ones << 1 | 1] = _Code(value + 2, value + 2, -value)
     codes[10, 0b1111111110] = _Code(10, 18, 0)
@@ -220,7 +220,7 @@ def _summed(stored: np.ndarray, differences: int) -> np.ndarray:
 
 
 def facts(data: bytes) -> Facts:
-    """Return what sections 1 and 7 state (5.4, 5.10)."""
+    """Return what sections 1, 7 and 8 state (5.4, 5.10, 5.11)."""
     sections = _sections(data)
     tags = _tags(sections.get(1, b""))
     date, time = tags.get(25, b""), tags.get(26, b"")
@@ -255,11 +255,27 @@ def facts(data: bytes) -> Facts:
         age=age,
         sex={b"\1": "male", b"\2": "female"}.get(tags.get(8, b"")[:1]),
         device=model or None,
+        statements=_statements(sections.get(8, b"")),
         rate_hz=rate,
         duration_s=duration,
         qrs_ms=qrs_ms,
         paced=True if measured[1:2] > b"\0" else None,
     )
+
+
+def _statements(section: bytes) -> dict[str, float | None] | None:
+    """Return the texts of section 8 (5.11): one byte of status, date and time, how many there are, and each with its size."""
+    found: dict[str, float | None] = {}
+    at = 9
+    for _ in range(section[8] if len(section) > 8 else 0):
+        if at + 3 > len(section):
+            break
+        (size,) = struct.unpack_from("<H", section, at + 1)
+        text = section[at + 3 : at + 3 + size].split(b"\0")[0].decode("latin-1").strip()
+        if text:
+            found[text] = None
+        at += 3 + size
+    return found or None
 
 
 def _tags(section: bytes) -> dict[int, bytes]:

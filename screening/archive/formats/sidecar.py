@@ -1,6 +1,188 @@
-"""Stand-in until the branch with sidecars is merged."""
+"""Tables of numbers (CSV, NPY, HDF5), which state neither unit nor rate: a sidecar, ``ecg.yaml``, says them for its folder.
+
+It holds for its folder and those below, up to the next sidecar. Without one such a file is refused, for nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import posixpath
+import tokenize
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from screening import plain_yaml
+from screening.archive.container import Refused
+from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.contract import MAX_SAMPLES, MAX_SIGNALS, N_LEADS, RATE_LIMITS_HZ, Reason, lead_of, mV_per_unit
+from screening.recording import Recording, Rejected
+
+SIDECAR = "ecg.yaml"
+MAX_SIDECAR_BYTES = 2**16
+MEMBER = b"one ECG of HDF5\n"
+"""Stands before the NPY form of what is one record of an HDF5 file."""
+_NPY = b"\x93NUMPY"
+_NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Sidecar(BaseModel):
+    """What a table of numbers does not say of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unit: Literal["V", "mV", "uV", "nV"]
+    rate_hz: Annotated[float, Field(ge=RATE_LIMITS_HZ[0], le=RATE_LIMITS_HZ[1])]
+    leads: Annotated[list[str], Field(max_length=MAX_SIGNALS)] | None = (
+        None  # in their order, where no header names them
+    )
+    layout: Literal["samples_by_leads", "leads_by_samples"] | None = None  # where both sides could be the leads
+    units_per_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # of whole numbers from a converter
+    dataset: str = "tracings"  # of an HDF5 file: (records, samples, leads), or with its last two sides exchanged
+    ids: str | None = None  # of an HDF5 file: the dataset of the records' ids; without one they are numbered from 0
 
 
 def sidecar_locations(location: str) -> list[str]:
-    """Return where a sidecar of a record may be."""
-    return []
+    """Return where the sidecar of a file may be, the nearest first.
+
+    >>> sidecar_locations("a/b/1.csv")
+    ['a/b/ecg.yaml', 'a/ecg.yaml', 'ecg.yaml']
+    """
+    folder, found = posixpath.dirname(location), []
+    while folder:
+        found.append(f"{folder}/{SIDECAR}")
+        folder = posixpath.dirname(folder)
+    return [*found, SIDECAR]
+
+
+def parse(data: bytes) -> Sidecar:
+    """Return what a sidecar says; Refused names the setting that is wrong."""
+    try:
+        settings, _ = plain_yaml.parse(data.decode())
+        return Sidecar.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole of it"
+        known = key if key.split(".")[0] in Sidecar.model_fields else "of a name that is not known"
+        raise Refused(Reason.BAD_HEADER, f"{SIDECAR} has a bad setting {known}: {first['msg'][:80]}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError):
+        raise Refused(Reason.BAD_HEADER, f"{SIDECAR} is not YAML in UTF-8") from None
+
+
+def missing() -> Refused:
+    """Return the refusal of a table of numbers that has no sidecar."""
+    return Refused(
+        Reason.MISSING_UNITS, f"a table of numbers states no unit and no rate; an {SIDECAR} beside it says them"
+    )
+
+
+def decode(record_id: str, data: bytes, files: Mapping[str, bytes]) -> Recording | Rejected:
+    """Decode a table of numbers by its sidecar, ``files[SIDECAR]``; as `screening.archive.formats.decode` does."""
+    stated = files[SIDECAR]
+    sha256 = hashlib.sha256(stated + data).hexdigest()
+    name = "hdf5" if data.startswith(MEMBER) else "npy" if data.startswith(_NPY) else "csv"
+    try:
+        sidecar = parse(stated)
+        leads = read(data, sidecar, name)
+        return Recording(
+            record_id, leads.signal_mV, leads.rate_hz, sha256, name, f"{SIDECAR}", tuple(sorted(leads.flags))
+        )
+    except Refused as refused:
+        return Rejected(record_id, refused.reason, refused.detail, sha256, name)
+
+
+def read(data: bytes, sidecar: Sidecar, name: str) -> Leads:
+    """Return the leads of a table of numbers."""
+    if name == "csv":
+        values, columns = _csv(data)
+    else:
+        values, columns = _npy(data.removeprefix(MEMBER)), None
+    by_lead, names = _oriented(values, columns, sidecar)
+    scale = sidecar.units_per_step * (mV_per_unit(sidecar.unit) or 0.0)
+    channels = [Channel(name, samples, scale) for name, samples in zip(names, by_lead, strict=True)]
+    if not by_lead.shape[1]:
+        raise Refused(Reason.TOO_SHORT, "the table holds no samples")
+    return trim_ends(assemble(channels, sidecar.rate_hz, source_format=name, unit_source=SIDECAR))
+
+
+def _oriented(values: np.ndarray, columns: list[str] | None, sidecar: Sidecar) -> tuple[np.ndarray, list[str]]:
+    """Return values (leads, samples) and the leads' names."""
+    if columns is not None:
+        return values.T, columns
+    if sidecar.leads is None:
+        raise Refused(Reason.MISSING_LEADS, f"neither a header nor {SIDECAR} names the leads")
+    shape, count = values.shape, len(sidecar.leads)
+    sides = [side for side in (0, 1) if shape[side] == count]
+    if sidecar.layout is not None:
+        sides = [side for side in sides if side == (sidecar.layout == "samples_by_leads")]
+    if not sides:
+        raise Refused(
+            Reason.BAD_HEADER,
+            f"{SIDECAR} names {count} leads, and the table has {shape[0]} rows and {shape[1]} columns",
+        )
+    if len(sides) == 2:
+        raise Refused(Reason.BAD_HEADER, f"both sides of the table are {count} long; {SIDECAR} must state its layout")
+    return (values.T if sides == [1] else values), sidecar.leads
+
+
+def _npy(data: bytes) -> np.ndarray:
+    """Return the array of an NPY file of numbers; nothing is unpickled, and no more is allocated than there are bytes."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in _NPY_VERSIONS:
+            raise Refused(Reason.UNKNOWN_FORMAT, "this version of NPY is not known")
+        shape, is_fortran, dtype = _NPY_VERSIONS[version](stream, max_header_size=10_000)
+    except (ValueError, TypeError, SyntaxError, KeyError, tokenize.TokenError, RecursionError):
+        raise Refused(Reason.BAD_HEADER, "the header of the NPY file cannot be understood") from None
+    if dtype.kind not in "iuf" or dtype.hasobject:
+        raise Refused(Reason.UNKNOWN_FORMAT, "the NPY file holds no plain numbers")
+    if len(shape) == 3 and 1 in shape:
+        shape = tuple(side for at, side in enumerate(shape) if at != shape.index(1))
+    if len(shape) != 2 or min(shape) < 0:
+        raise Refused(Reason.BAD_HEADER, f"the NPY file holds {len(shape)} dimensions, and one ECG has two")
+    values = shape[0] * shape[1]
+    if values > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the NPY file claims {values} samples, the limit is {MAX_SAMPLES}")
+    held = len(data) - stream.tell()
+    if held < values * dtype.itemsize:
+        raise Refused(Reason.TRUNCATED, f"{held} of the {values * dtype.itemsize} bytes claimed are there")
+    found = np.frombuffer(data, dtype, values, stream.tell())
+    return found.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _csv(data: bytes) -> tuple[np.ndarray, list[str] | None]:
+    """Return a CSV file's numbers, and of those columns only that its header says are leads, if it has one."""
+    head = data[:65536].decode("utf-8-sig", "replace").lstrip("\r\n").split("\n", 1)[0]
+    if not head.strip():
+        raise Refused(Reason.TOO_SHORT, "the table holds no samples")
+    delimiter = max("\t;,", key=head.count)
+    cells = [cell.strip().strip('"') for cell in head.split(delimiter)]
+    if len(cells) > MAX_SAMPLES // N_LEADS:
+        raise Refused(Reason.TOO_LARGE, f"the table has {len(cells)} columns")
+    named = [i for i, cell in enumerate(cells) if lead_of(cell) is not None]
+    columns = [f"c{i}" for i in range(len(cells))]
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(data.removeprefix(b"\xef\xbb\xbf")),
+            read_options=pa_csv.ReadOptions(column_names=columns, skip_rows=int(bool(named)), use_threads=False),
+            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.float64()),
+                include_columns=[columns[i] for i in named] if named else columns,
+                null_values=["", "NaN", "nan", "NA", "NULL"],
+                decimal_point="," if delimiter == ";" and b"," in data[:65536] else ".",
+            ),
+        )
+    except pa.ArrowException:
+        raise Refused(Reason.UNDECODABLE, "the table has a cell that is no number, or lines of other lengths") from None
+    if table.num_rows * table.num_columns > MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"the table has {table.num_rows} rows of {table.num_columns} columns")
+    values = np.column_stack([column.to_numpy() for column in table.columns])
+    return values, [cells[i] for i in named] if named else None

@@ -1,0 +1,330 @@
+"""Formats told by their bytes; a tracing comes out of each as it went in, with what the file states and no more."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from screening.archive import formats
+from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
+from screening.archive.formats import sidecar as tables
+from screening.archive.leads import Channel, assemble, trim_ends
+from screening.archive.reader import ArchiveReader, decode
+from screening.contract import LEADS, Reason
+from screening.recording import Recording, Rejected
+from tests import hospital_files as made
+from tests.corpus.hospital import digital, file_of, hospital_cases
+
+MODULES = {module.NAME: module for module in (aecg, cardiosoft, dicom, edf, muse, scp, sierra)}
+STEP_MV = made.STEP_UV / 1000
+SIDECAR = {tables.SIDECAR: made.sidecar(leads=list(LEADS))}
+
+
+def good(got: Recording | Rejected) -> Recording:
+    assert isinstance(got, Recording), got
+    return got
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for batch in open_catalog(str(folder / "catalog")).iter_batches() for row in batch.to_pylist()]
+
+
+def wanted(form: str) -> np.ndarray:
+    """Return the ECG in millivolts as a format that stores eight or twelve leads gives it."""
+    mV = digital() * STEP_MV
+    if form in ("muse-xml", "scp-ecg"):
+        i, ii = mV[:2]
+        mV = np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2, *mV[6:]])
+    return mV
+
+
+@pytest.mark.parametrize("form", made.WRITERS)
+def test_a_tracing_comes_out_as_it_went_in(form: str) -> None:
+    got = good(decode("x", file_of(form), {}))
+    np.testing.assert_allclose(got.signal_mV, wanted(form), atol=1e-6, rtol=0)
+    assert (got.source_format, got.rate_hz) == (form, 500)
+    assert got.unit_source != "", "whose word the unit is, is told"
+    assert ("derived_leads" in got.flags) == (form in ("muse-xml", "scp-ecg"))
+    assert ("calibration_removed" in got.flags) == (form == "sierra-xml")
+    assert "padding_removed" not in got.flags
+
+
+@pytest.mark.parametrize("differences", [0, 1, 2])
+@pytest.mark.parametrize("coded", [True, False])
+def test_scp_however_it_is_coded(coded: bool, differences: int) -> None:
+    got = good(decode("x", made.scp(digital(), coded=coded, differences=differences), {}))
+    np.testing.assert_allclose(got.signal_mV, wanted("scp-ecg"), atol=1e-6, rtol=0)
+
+
+@given(st.lists(st.integers(-30_000, 30_000), min_size=8, max_size=40), st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_every_number_comes_out_of_its_huffman_code(values: list[int], differences: int) -> None:
+    steps = np.clip(np.tile(values, (12, 1)) // (4 if differences else 1), -8_000, 8_000)
+    leads = scp.read(made.scp(steps, differences=differences, coded=True))
+    np.testing.assert_array_equal(np.rint(leads.signal_mV[[0, 1, 6]] / STEP_MV), steps[[0, 1, 6]])
+
+
+@pytest.mark.parametrize("form", made.WRITERS)
+def test_one_format_alone_knows_a_file_and_no_suffix_matters(form: str) -> None:
+    data = file_of(form)
+    assert [name for name, module in MODULES.items() if module.looks_like(data[: formats.HEAD])] == [form]
+    assert formats.format_of(gzip.compress(data)) is MODULES[form]
+    for other in set(MODULES) - {form}:
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever it is, it is caught by the door
+            MODULES[other].read(data)
+
+
+def test_what_files_state_reaches_the_catalog_and_nobody_is_named(tmp_path: Path) -> None:
+    for form, (suffix, _) in made.WRITERS.items():
+        (tmp_path / "archive" / form).mkdir(parents=True)
+        (tmp_path / "archive" / form / f"1{suffix}").write_bytes(file_of(form))
+    build_catalog(str(tmp_path / "archive"), str(tmp_path / "catalog"), deidentified=True)
+    rows = {row["format"]: row for row in rows_of(tmp_path)}
+    assert set(rows) == set(made.WRITERS)
+    for form, row in rows.items():
+        assert (row["rate_hz"], row["age"], row["sex"]) == (500, 67, "male"), form
+        assert row["duration_s"] == pytest.approx(10.4 if form == "sierra-xml" else 10), form
+        assert row["acquired_at"].isoformat() == "2011-02-03T08:09:10", form
+        assert row["patient_key"], form
+    assert len({row["patient_key"] for row in rows.values()}) == 1, "one patient, whatever wrote the file"
+    with_statement = {"muse-xml", "cardiosoft-xml", "sierra-xml", "dicom"}
+    assert {form for form, row in rows.items() if row["lbbb"]} == with_statement
+    assert {form for form, row in rows.items() if row["qrs_ms"] == 152} == {*with_statement, "scp-ecg"}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "catalog").rglob("*") if path.is_file())
+    for secret in (made.PERSON["id"], made.PERSON["name"], "Sentinel"):
+        assert secret.encode() not in written
+
+
+def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    (root / "deep/er").mkdir(parents=True)
+    (root / "deep/er/IM0001").write_bytes(file_of("dicom"))
+    (root / "deep/no_preamble").write_bytes(made.dicom(digital(), preamble=False))
+    (root / "deep/x.XML.GZ").write_bytes(gzip.compress(file_of("muse-xml")))
+    (root / "deep/sierra.dat1").write_bytes(file_of("sierra-xml"))
+    (root / "notes.unknown").write_text("who reads this?")
+    (root / "numbers.csv").write_bytes(made.csv(digital()))
+    catalog = tmp_path / "catalog"
+    summary = build_catalog(str(root), str(catalog), deidentified=True)
+    rows = {row["record_id"]: row["format"] for row in rows_of(tmp_path)}
+    assert rows == {
+        "deep/er/IM0001": "dicom",
+        "deep/no_preamble": "dicom",
+        "deep/x.XML.GZ": "muse-xml",
+        "deep/sierra.dat1": "sierra-xml",
+    }
+    assert (summary.records, summary.new) == (4, 4)
+    assert any("1 table" in warning and "ecg.yaml" in warning for warning in summary.warnings)
+    for name in rows:
+        good(ArchiveReader(str(root)).read(name, "x"))
+    again = build_catalog(str(root), str(catalog), deidentified=True)
+    assert (again.unchanged, again.new) == (4, 0)
+    assert {r["record_id"]: r["format"] for r in rows_of(tmp_path)} == rows
+
+
+# --- Tables of numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (made.csv(digital()), "csv"),
+        (made.csv(digital()).replace(b",", b";").replace(b"\n", b"\r\n"), "csv"),
+        (b"\xef\xbb\xbf" + made.csv(digital()).replace(b",", b"\t"), "csv"),
+        (made.csv(digital(), header=False), "csv"),
+        (made.npy(digital()), "npy"),
+        (made.npy(digital(), ">i4"), "npy"),
+        (made.npy(digital(), "<f8"), "npy"),
+        (made.npy(digital().T), "npy"),
+    ],
+)
+def test_tables_are_read_by_their_sidecar(data: bytes, form: str) -> None:
+    got = good(decode("x", data, SIDECAR))
+    assert (got.source_format, got.unit_source, got.rate_hz) == (form, "ecg.yaml", 500)
+    np.testing.assert_allclose(got.signal_mV, digital() * STEP_MV, atol=1e-6, rtol=0)
+
+
+def test_the_nearest_sidecar_holds_and_a_change_of_it_changes_the_records(tmp_path: Path) -> None:
+    root, catalog = tmp_path / "archive", tmp_path / "catalog"
+    (root / "a/b").mkdir(parents=True)
+    for name in ("a/one.npy", "a/b/two.npy"):
+        (root / name).write_bytes(made.npy(digital()))
+    (root / "ecg.yaml").write_bytes(SIDECAR["ecg.yaml"])
+    (root / "a/b/ecg.yaml").write_bytes(made.sidecar(leads=list(LEADS), rate_hz=250))
+    build_catalog(str(root), str(catalog), deidentified=True)
+    versions = {row["record_id"]: row["version"] for row in rows_of(tmp_path)}
+    reader = ArchiveReader(str(root))
+    rates = {name: good(reader.read(name, "x", version=version)).rate_hz for name, version in versions.items()}
+    assert rates == {"a/one.npy": 500, "a/b/two.npy": 250}
+    (root / "ecg.yaml").write_bytes(made.sidecar(leads=list(LEADS), rate_hz=1000))
+    got = reader.read("a/one.npy", "x", version=versions["a/one.npy"])
+    assert isinstance(got, Rejected)
+    assert got.reason == Reason.CHANGED
+    summary = build_catalog(str(root), str(catalog), deidentified=True)
+    assert (summary.changed, summary.unchanged) == (1, 1)
+
+
+def test_code_15_is_found_by_its_table(tmp_path: Path) -> None:
+    root, catalog = tmp_path / "archive", tmp_path / "catalog"
+    root.mkdir()
+    ecgs = {1169160: digital(), 77: np.roll(digital(), 100, axis=1)[:, :2934]}
+    (root / "exams_part0.hdf5").write_bytes(made.hdf5(ecgs, samples=5096))
+    (root / "ecg.yaml").write_bytes(
+        made.sidecar(leads=["DI", "DII", "DIII", "AVR", *LEADS[4:]], ids="exam_id", rate_hz=400)
+    )
+    (root / "exams.csv").write_text(
+        "exam_id,age,is_male,nn_predicted_age,1dAVb,RBBB,LBBB,SB,ST,AF,patient_id,death,timey,normal_ecg,trace_file\n"
+        "1169160,38,True,40.1,False,False,True,False,False,False,523632,False,2.0,False,exams_part0.hdf5\n"
+        "77,73,False,67.0,False,False,False,False,False,False,1724173,False,0.9,False,exams_part0.hdf5\n"
+        "78,73,False,67.0,False,False,False,False,False,False,1724173,False,0.9,False,exams_part0.hdf5\n"
+    )
+    build_catalog(str(root), str(catalog), deidentified=True)
+    rows = {row["record_id"]: row for row in rows_of(tmp_path)}
+    assert {key: (row["age"], row["sex"], row["lbbb"]) for key, row in rows.items()} == {
+        "exams_part0.hdf5#1169160": (38, "male", True),
+        "exams_part0.hdf5#77": (73, "female", None),
+        "exams_part0.hdf5#78": (73, "female", None),
+    }
+    reader = ArchiveReader(str(root))
+    for key, samples in ecgs.items():
+        got = good(reader.read(f"exams_part0.hdf5#{key}", "x", version=rows[f"exams_part0.hdf5#{key}"]["version"]))
+        assert (got.flags, got.rate_hz, got.source_format) == (("padding_removed",), 400, "hdf5")
+        np.testing.assert_allclose(got.signal_mV, samples * STEP_MV, atol=1e-6, rtol=0)
+    absent = reader.read("exams_part0.hdf5#78", "x")
+    assert isinstance(absent, Rejected)
+    assert (absent.reason, absent.detail) == (Reason.MISSING_FILE, "the HDF5 file holds no record of this id")
+
+
+def test_records_of_an_hdf5_file_are_listed_where_no_table_names_them(tmp_path: Path) -> None:
+    root, catalog = tmp_path / "archive", tmp_path / "catalog"
+    root.mkdir()
+    (root / "many.h5").write_bytes(made.hdf5({5: digital(), 6: digital()[:, :4000]}, samples=5000))
+    (root / "ecg.yaml").write_bytes(SIDECAR["ecg.yaml"])
+    build_catalog(str(root), str(catalog), deidentified=True)
+    assert sorted(row["record_id"] for row in rows_of(tmp_path)) == ["many.h5#0", "many.h5#1"]
+    assert good(ArchiveReader(str(root)).read("many.h5#1", "x")).signal_mV.shape == (12, 4000)
+
+
+def test_hdf5_that_leads_elsewhere_or_is_damaged_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    (tmp_path / "ecg.yaml").write_bytes(SIDECAR["ecg.yaml"])
+    (tmp_path / "good.h5").write_bytes(made.hdf5({1: digital()}, samples=5000))
+    whole = (tmp_path / "good.h5").read_bytes()
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["tracings"] = h5py.ExternalLink(str(tmp_path / "good.h5"), "/tracings")
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file.create_dataset("tracings", (1, 10, 12), "i2", external=[("/etc/passwd", 0, 240)])
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        file["tracings"] = np.zeros((10, 12))
+    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "none.h5").write_bytes(b"no HDF5 at all" * 99)
+    reader = ArchiveReader(str(tmp_path))
+    expected = {
+        "link.h5#0": (Reason.BAD_HEADER, "no dataset of 3 dimensions"),
+        "raw.h5#0": (Reason.UNSAFE_PATH, "in another file"),
+        "flat.h5#0": (Reason.BAD_HEADER, "no dataset of 3 dimensions"),
+        "cut.h5#0": (Reason.UNDECODABLE, "damaged, or cut off"),
+        "none.h5#0": (Reason.UNDECODABLE, "damaged, or cut off"),
+        "good.h5#1": (Reason.MISSING_FILE, "no record of this id"),
+        "good.h5": (Reason.MISSING_FILE, "none of them is named"),
+    }
+    for location, (reason, why) in expected.items():
+        got = reader.read(location, "x")
+        assert isinstance(got, Rejected), location
+        assert got.reason == reason, got
+        assert why in got.detail
+
+
+# --- What is added at the ends ---------------------------------------------------------------------------------------
+
+
+def leads_of(signal_mV: np.ndarray, rate: float = 500) -> Recording:
+    channels = [Channel(lead, row, 1.0) for lead, row in zip(LEADS, signal_mV, strict=True)]
+    leads = trim_ends(assemble(channels, rate, source_format="x", unit_source="y"))
+    return Recording("x", leads.signal_mV, rate, "", "x", "y", tuple(sorted(leads.flags)))
+
+
+@pytest.mark.parametrize("before", [0, 10, 300])
+@pytest.mark.parametrize("after", [0, 40, 600])
+def test_zeros_at_the_ends_are_taken_off(before: int, after: int) -> None:
+    mV = digital() * STEP_MV + 0.011  # no lead at zero
+    got = leads_of(np.pad(mV, ((0, 0), (before, after))))
+    assert got.signal_mV.shape[1] == mV.shape[1]
+    assert (got.flags == ("padding_removed",)) == bool(before or after)
+    np.testing.assert_allclose(got.signal_mV, mV, atol=1e-6)
+
+
+def test_a_heart_is_left_alone() -> None:
+    rests = digital() * STEP_MV
+    rests[:, :150] = rests[:, 150:151]  # 0.3 s of rest, as simulators have it
+    for mV in (rests, np.zeros((12, 3000)), np.tile(np.linspace(-1, 1, 3000), (12, 1))):
+        got = leads_of(mV)
+        assert got.signal_mV.shape == mV.shape
+        assert got.flags == ()
+
+
+def test_a_pulse_before_the_ecg_is_taken_off_too() -> None:
+    pulse = np.zeros(200)
+    pulse[50:150] = 1
+    mV = digital() * STEP_MV + np.linspace(0.1, 0.4, 12)[:, None]
+    got = leads_of(np.concatenate([np.tile(pulse, (12, 1)), mV], axis=1))
+    assert got.flags == ("calibration_removed",)
+    assert got.signal_mV.shape == mV.shape
+
+
+# --- Whatever bytes come ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", made.WRITERS)
+def test_damaged_files_are_rows_with_a_reason(form: str) -> None:
+    """Flips, cuts and doublings anywhere end in a Recording or a Rejected, and never name the patient."""
+    data = np.frombuffer(file_of(form), np.uint8)
+    rng = np.random.default_rng(len(data))
+    for _ in range(60):
+        broken = data.copy()
+        at = rng.integers(0, len(data) if rng.random() < 0.3 else 4_000, rng.integers(1, 6))
+        broken[at] = rng.integers(0, 256, len(at))
+        if rng.random() < 0.3:
+            broken = broken[: rng.integers(1, len(broken))]
+        got = decode("the id", broken.tobytes(), {})
+        assert got.record_id == "the id"
+        if isinstance(got, Rejected):
+            assert got.detail
+            assert "Sentinel" not in got.detail
+            assert made.PERSON["id"] not in got.detail
+        formats.facts(broken.tobytes())
+
+
+def test_messages_name_nobody() -> None:
+    for case in hospital_cases():
+        folder = case.header.rpartition("/")[0]
+        files = {name.removeprefix(f"{folder}/"): data for name, data in case.files.items() if name != case.header}
+        got = decode("x", case.files[case.header], files)
+        if isinstance(got, Rejected):
+            assert "Sentinel" not in got.detail
+            assert made.PERSON["id"] not in got.detail
+
+
+def test_a_library_that_is_absent_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    for name in ("pydicom", "h5py"):
+        monkeypatch.setitem(sys.modules, name, None)
+    got = decode("x", file_of("dicom"), {})
+    assert isinstance(got, Rejected)
+    assert got.reason == Reason.UNKNOWN_FORMAT
+    assert got.detail == "pydicom is not installed; pip install 'ecg-screening[hospital]' brings it"
+    (tmp_path / "ecg.yaml").write_bytes(SIDECAR["ecg.yaml"])
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    got = ArchiveReader(str(tmp_path)).read("a.h5#1", "x")
+    assert isinstance(got, Rejected)
+    assert got.detail == "h5py is not installed; pip install 'ecg-screening[hospital]' brings it"
+    build_catalog(str(tmp_path), str(tmp_path / "catalog"), deidentified=True)  # the run says why, not the catalog
