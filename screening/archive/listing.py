@@ -91,7 +91,8 @@ def open_root(url: str, storage_options: dict[str, Any] | None = None) -> tuple[
         raise UserError(f"There is no archive at {shown!r}; check the path or URL.")
     if not is_folder:
         raise UserError(
-            f"The archive {shown!r} is a file; give the folder that holds the records (or zip::URL for a zip file)."
+            f"The archive {shown!r} is a file; give the folder that holds the records (or zip::URL for a zip file, tar::URL "
+            "for a tar file)."
         )
     return fs, root
 

@@ -132,7 +132,18 @@ CODE_15 = ColumnMapping(
 )
 """Ribeiro et al. 2021, doi.org/10.5281/zenodo.4916206: ``exams.csv``."""
 
-KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv", "exams.csv")
+CONVERTED = ColumnMapping(
+    path="path",
+    patient_id="patient_key",
+    age="age",
+    sex="sex",
+    device="device",
+    qrs_ms="qrs_ms",
+    label_columns=["PACE", "LBBB", "WPW"],
+)
+"""``converted.csv`` of `screening convert`."""
+
+KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv", "exams.csv", "converted.csv")
 """Names under which a known metadata table stands in an archive's root."""
 
 
@@ -158,6 +169,8 @@ def known_mapping(columns: Sequence[str]) -> ColumnMapping | None:
         labels = [column for column in CODE_15.label_columns if column in present]
         patient = "patient_id" if "patient_id" in present else None
         return CODE_15.model_copy(update={"label_columns": labels, "patient_id": patient})
+    if {*CONVERTED.columns, "max_difference_uV"} <= present:
+        return CONVERTED
     return None
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": "Write an archive of simulated 12-lead ECGs with known infarctions.",
     "catalog": "Scan an archive into a catalog: which records, whose, when, with which labels.",
     "pack": "Copy an archive into large files, from which repeated nights read faster.",
+    "convert": "Copy an archive of any format into plain WFDB records, without identifiers.",
     "run": "Screen every record of a catalog; resumes where it stopped.",
     "status": "Show how far a run is and what came out of it.",
     "failures": "Show which records were rejected, and why.",

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from screening.archive.wfdb_writer import header_of
 from screening.contract import LEADS
 from screening.errors import UserError
 from screening.signal import heart
@@ -252,12 +253,7 @@ def _files(indices: np.ndarray, whole: np.ndarray, settings: SimulationSettings)
     for index, frame, sums, initial in zip(indices.tolist(), frames, checksums, starts, strict=True):
         path = record_path(index)
         name = posixpath.basename(path)
-        lines = [f"{name} {len(LEADS)} {settings.rate_hz} {settings.samples}"]
-        lines += [
-            f"{name}.dat 16 {UNITS_PER_MV}.0(0)/mV 16 0 {value} {checksum} 0 {lead}"
-            for lead, value, checksum in zip(LEADS, initial, sums, strict=True)
-        ]
-        yield f"{path}.hea", ("\n".join(lines) + "\n").encode()
+        yield f"{path}.hea", header_of(name, settings.rate_hz, settings.samples, UNITS_PER_MV, initial, sums)
         yield f"{path}.dat", frame.tobytes()
 
 
