@@ -314,6 +314,17 @@ def scp_sealed(sections: bytes) -> bytes:
     return struct.pack("<H", binascii.crc_hqx(rest, 0xFFFF)) + rest
 
 
+def scp_mended(data: bytes) -> bytes:
+    """Return a record with every checksum as it should be, as far as its sections can be found."""
+    body = bytearray(data[6:])
+    for at in range(16, min(len(body) - 9, 200), 10):
+        number, size, index = struct.unpack_from("<HII", body, at)
+        start = index - 7
+        if number < 12 and size > 2 and start >= 0 and start + size <= len(body):
+            struct.pack_into("<H", body, start, binascii.crc_hqx(bytes(body[start + 2 : start + size]), 0xFFFF))
+    return scp_sealed(bytes(body))
+
+
 # --- Tables of numbers ---------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from tests.benchmarks import (
     bench_capacity,
     bench_catalog,
+    bench_formats,
     bench_memory,
     bench_pack,
     bench_plan,
@@ -137,6 +138,7 @@ def main() -> None:
             "reader": lambda: reader(archive, folder, ""),
             "simulate": lambda: simulate(folder),
             "reader-100-hz": lambda: reader(simulated_archive(folder / "slow", 200), folder, " at 100 Hz"),
+            "formats": lambda: bench_formats.measure(archive, folder),
             "run": lambda: bench_run.measure(
                 archive, folder, model=options.model, sizes=(small, large), rounds=options.rounds
             ),

@@ -82,6 +82,13 @@ def _chosen(names: list[str], random: np.random.Generator, n: int, sizes: np.nda
     return pa.array(names).take(pa.array(random.choice(len(names), n, p=sizes / sizes.sum())))
 
 
+def _catalog_batch(**columns: pa.Array) -> pa.RecordBatch:
+    """Return rows of a catalog; columns that are not given are unknown."""
+    n = len(columns["record_id"])
+    arrays = [columns.get(field.name, pa.nulls(n, field.type)).cast(field.type) for field in CATALOG_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=CATALOG_SCHEMA)
+
+
 def catalog_batches(records: int, seed: int) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Yield rows of a catalog and their locations."""
     random = np.random.default_rng(seed)
@@ -95,27 +102,19 @@ def catalog_batches(records: int, seed: int) -> Iterator[tuple[pa.RecordBatch, p
         age = np.clip(18 + (patient * np.uint64(2654435761) % np.uint64(80)).astype(np.float32), 0, 90)
         ids = hex_strings(random, n, 32)
         yield (
-            pa.RecordBatch.from_arrays(
-                [
-                    ids,
-                    pa.array(["wfdb"]).take(pa.array(np.zeros(n, np.int8))),
-                    pa.array(random.integers(100_000, 140_000, n)),
-                    hex_strings(random, n, 16),
-                    _with_nulls(_patient_keys(patient), random, 0.01),
-                    _with_nulls(pa.array(acquired, pa.timestamp("us")), random, 0.005),
-                    _with_nulls(pa.array(age), random, 0.01),
-                    _with_nulls(
-                        pa.array(["female", "male"]).take(pa.array((patient % np.uint64(2)).astype(np.int8))),
-                        random,
-                        0.01,
-                    ),
-                    _with_nulls(_chosen(sites, random, n, 1 / np.arange(1, SITES + 1)), random, 0.01),
-                    _with_nulls(_chosen(devices, random, n, 1 / np.arange(1, DEVICES + 1)), random, 0.02),
-                    pa.nulls(n, CATALOG_SCHEMA.field("labels").type),
-                    pa.nulls(n, pa.string()),
-                    pa.nulls(n, pa.int16()),
-                ],
-                schema=CATALOG_SCHEMA,
+            _catalog_batch(
+                record_id=ids,
+                format=pa.array(["wfdb"]).take(pa.array(np.zeros(n, np.int8))),
+                bytes=pa.array(random.integers(100_000, 140_000, n)),
+                version=hex_strings(random, n, 16),
+                patient_key=_with_nulls(_patient_keys(patient), random, 0.01),
+                acquired_at=_with_nulls(pa.array(acquired, pa.timestamp("us")), random, 0.005),
+                age=_with_nulls(pa.array(age), random, 0.01),
+                sex=_with_nulls(
+                    pa.array(["female", "male"]).take(pa.array((patient % np.uint64(2)).astype(np.int8))), random, 0.01
+                ),
+                site=_with_nulls(_chosen(sites, random, n, 1 / np.arange(1, SITES + 1)), random, 0.01),
+                device=_with_nulls(_chosen(devices, random, n, 1 / np.arange(1, DEVICES + 1)), random, 0.02),
             ),
             pa.RecordBatch.from_arrays([ids, ids], schema=LOCATION_SCHEMA),
         )

@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from screening.archive import wfdb
+from screening.archive import formats, wfdb
 from screening.archive.container import Refused
+from screening.archive.formats import sidecar
 from screening.archive.headers import header_facts
 from screening.archive.labels import LabelRule, read_settings
 from screening.archive.listing import is_changed, location_of, safe_location, stem_of
@@ -41,7 +42,8 @@ from screening.archive.metadata import (
 from screening.archive.wfdb_header import is_safe_path
 from screening.contract import LEADS
 from screening.errors import UserError
-from screening.recording import Recording
+from screening.recording import Recording, Rejected
+from tests import hospital_files
 from tests.wfdb_files import ecg, encode, matlab, record, signal_line
 
 CUT = b"\xff\x00--file--\x00\xff"
@@ -74,7 +76,10 @@ def _decoded(header: bytes, contents: Sequence[bytes]) -> str:
     except Refused as refused:
         _tell(refused.detail)
         return str(refused.reason)
-    outcome = wfdb.decode("id", header, found)
+    return _judged(wfdb.decode("id", header, found))
+
+
+def _judged(outcome: Recording | Rejected) -> str:
     if isinstance(outcome, Recording):
         if outcome.signal_mV.nbytes > 2**28:
             raise AssertionError(f"{outcome.signal_mV.nbytes} bytes of samples")
@@ -89,6 +94,20 @@ def _decoded(header: bytes, contents: Sequence[bytes]) -> str:
 def _tell(detail: str) -> None:
     if not detail.strip() or _PATH.search(detail.replace("/mV", "")):
         raise AssertionError(f"a message that says nothing, or a path: {detail!r}")
+
+
+def _hospital(data: bytes) -> str:
+    """A file that is a record by itself: what it holds, and what it states."""
+    facts = formats.facts(data)
+    if facts is not None and facts.age is not None and not 0 <= facts.age <= 90:
+        raise AssertionError(f"an age of {facts.age}")
+    return _judged(formats.decode("id", data))
+
+
+def _numbers(data: bytes) -> str:
+    """A table of numbers, and its sidecar behind it."""
+    table, _, stated = data.partition(CUT)
+    return _judged(sidecar.decode("id", table, {sidecar.SIDECAR: stated}))
 
 
 def _short(**options: Any) -> dict[str, bytes]:
@@ -244,6 +263,9 @@ def targets() -> tuple[Target, ...]:
         b"path: file\npatient_id: who\nage: age\nsex: sex\nsex_values: {'0': male, '1': female}\n",
         b"a: &a [x, x]\nb: &b [*a, *a]\nc: !!python/object/apply:os.system ['true']\n",
     )
+    stated = CUT + hospital_files.sidecar(leads=list(LEADS))
+    digital = ecg(_SAMPLES)
+    tables = (hospital_files.csv(digital) + stated, hospital_files.npy(digital) + stated)
     places = (
         b"records500/00000/00001_hr",
         b"../x",
@@ -266,6 +288,14 @@ def targets() -> tuple[Target, ...]:
         Target("parquet", (_parquet(),), lambda data: _table(data, "table.parquet"), 3),
         Target("settings", rules, _settings, 3),
         Target("names", places, _names, 12),
+        *(Target(form, (writer(ecg(500) // 5),), _hospital, 3) for form, (_, writer) in hospital_files.WRITERS.items()),
+        Target(
+            "scp-within",
+            (hospital_files.scp(digital // 5),),
+            lambda data: _hospital(hospital_files.scp_mended(data)),
+            3,
+        ),
+        Target("tables", tables, _numbers, 6),
     )
 
 

@@ -491,3 +491,32 @@ def test_the_design_effect_is_that_of_a_bootstrap_of_patients(tmp_path: Path) ->
     independent = flagged.mean() * (1 - flagged.mean()) / len(flagged)
     assert effect == pytest.approx(shares.var() / independent, rel=0.04)
     assert effect > 1.5
+
+
+def test_patients_are_counted_by_what_breaks_conduction(tmp_path: Path) -> None:
+    """One kind each, the most telling: a pacemaker before a bundle branch block, that before a wide QRS complex."""
+    stated: dict[str, dict[str, Any]] = {
+        "paced": {"paced": True, "lbbb": True, "wpw": False, "qrs_ms": 160.0},
+        "LBBB": {"paced": False, "lbbb": True, "wpw": False, "qrs_ms": 150.0},
+        "pre-excitation": {"paced": False, "lbbb": False, "wpw": True, "qrs_ms": None},
+        "other QRS of 120 ms or more": {"paced": False, "lbbb": False, "wpw": False, "qrs_ms": 120.0},
+        "none of these": {"paced": False, "lbbb": False, "wpw": False, "qrs_ms": 119.0},
+        UNKNOWN: {"paced": None, "lbbb": None, "wpw": None, "qrs_ms": None},
+    }
+    rows = [
+        {
+            "record_id": f"r{i}",
+            "patient_key": f"p{i}",
+            "acquired_at": datetime(2024, 1, 1 + i),
+            "sex": "male",
+            "age": 50.0,
+        }
+        | of
+        for i, of in enumerate(stated.values())
+    ]
+    runs, catalog = Folder(str(tmp_path / "runs")), write_catalog(tmp_path / "c", rows)
+    publish_run(runs, catalog, "one", {f"r{i}": {"probability": 0.9 if i < 2 else 0.1} for i in range(len(rows))})
+    found = cells(count(runs, catalog).patients["conduction"])
+    assert {kind: sum(columns.values()) for kind, columns in found.items()} == dict.fromkeys(stated, 1)
+    flagged = {kind for kind, columns in found.items() if "flagged 0" in columns}
+    assert flagged == {"paced", "LBBB"}

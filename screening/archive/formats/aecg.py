@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
-import numpy as np
-
 from screening.archive.container import Refused
-from screening.archive.formats.xml import moment, parse, root_of, text_of
+from screening.archive.formats.xml import moment, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
 from screening.archive.metadata import SEXES, Facts, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, lead_of, mV_per_unit
@@ -80,11 +78,11 @@ def _channel(sequence: Element) -> Channel:
     origin_mV = mV_per_unit(origin[1]) if origin[0] else 0.0
     if scale is None or mV is None or origin_mV is None:
         raise Refused(Reason.MISSING_UNITS, f"lead {lead} has no scale, or its unit is not one of voltage")
-    text = (text_of(value, "digits") or "").encode("ascii", "replace")
+    text = text_of(value, "digits") or ""
     if len(text) > 16 * MAX_SAMPLES:
         raise Refused(Reason.TOO_LARGE, f"lead {lead} has {len(text)} characters of samples")
     try:
-        samples = np.array(text.split(), np.float64)
+        samples = samples_in(text)
     except ValueError:
         raise Refused(Reason.UNDECODABLE, f"a sample of lead {lead} is no number") from None
     return Channel(str(lead), samples, scale[0] * mV, origin[0] * origin_mV)

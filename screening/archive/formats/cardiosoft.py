@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.formats.xml import need, number_of, parse, root_of, text_of
+from screening.archive.formats.xml import need, number_of, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason
@@ -55,11 +55,10 @@ def read(data: bytes) -> Leads:
 
 
 def _samples(lead: Element, claimed: float | None) -> np.ndarray:
-    text = (lead.text or "").strip().rstrip(",")
-    if len(text) > _MAX_TEXT * MAX_SAMPLES:
-        raise Refused(Reason.TOO_LARGE, f"a lead has {len(text)} characters of samples")
+    if len(lead.text or "") > _MAX_TEXT * MAX_SAMPLES:
+        raise Refused(Reason.TOO_LARGE, f"a lead has {len(lead.text or '')} characters of samples")
     try:
-        samples = np.array(text.split(",") if text else [], np.float64)
+        samples = samples_in(lead.text, ",")
     except ValueError:
         raise Refused(Reason.UNDECODABLE, "a sample of a lead is no number") from None
     if claimed is not None and len(samples) != claimed:

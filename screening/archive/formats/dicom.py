@@ -64,13 +64,17 @@ def read(data: bytes) -> Leads:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep in what pydicom says of values, which may be a patient's."""
+    """Keep in what pydicom says of values, which may be a patient's; Refused where it cannot read them."""
     log = logging.getLogger("pydicom")
     before, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except (Refused, ImportError, MemoryError):
+        raise
+    except Exception:  # elements are converted when they are asked for, and pydicom raises what it meets
+        raise Refused(Reason.UNDECODABLE, "the DICOM elements cannot be read, or are cut off") from None
     finally:
         log.disabled = before
 
@@ -78,13 +82,9 @@ def _quietly() -> Iterator[None]:
 def _dataset(data: bytes) -> Any:
     try:
         import pydicom
-        from pydicom.errors import InvalidDicomError
     except ImportError:
         raise Missing("pydicom") from None
-    try:
-        return pydicom.dcmread(io.BytesIO(data), force=True)
-    except (InvalidDicomError, EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError):
-        raise Refused(Reason.UNDECODABLE, "the DICOM elements cannot be read, or are cut off") from None
+    return pydicom.dcmread(io.BytesIO(data), force=True)
 
 
 def _rhythm(dataset: Any) -> Any:

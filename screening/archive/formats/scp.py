@@ -26,6 +26,8 @@ _LEADS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {
 _DEFAULT_TABLE = 19_999
 _HEADER = 16
 _NOT_MEASURED = 29_999
+_MAX_PREFIX = 16
+"""Bits; those of the default table have ten at most."""
 _YEARS = {1: 1.0, 2: 1 / 12, 3: 7 / 365.25, 4: 1 / 365.25, 5: 0.0}
 Sections = dict[int, bytes]
 
@@ -168,9 +170,10 @@ def _table(section: bytes | None) -> Codes | None:
     codes: Codes = {}
     for i in range(count):
         prefix, bits, mode, value, code = struct.unpack_from("<BBBhI", section, 4 + 9 * i)
-        if not mode or not 0 < prefix <= 32 or not prefix <= bits <= prefix + 16:
+        if not mode or not 0 < prefix <= _MAX_PREFIX or not prefix <= bits <= prefix + 16:
             raise Refused(
-                Reason.UNKNOWN_FORMAT, "a Huffman code changes the table, or has no length, which is not read here"
+                Reason.UNKNOWN_FORMAT,
+                "a Huffman code changes the table, or is too long or of no length, which is not read here",
             )
         turned = int(f"{code:032b}"[::-1][:prefix], 2)  # the first bit is the lowest
         codes[prefix, turned] = _Code(prefix, bits, value)
@@ -179,31 +182,44 @@ def _table(section: bytes | None) -> Codes | None:
 
 def _uncoded(packed: bytes, samples: int, codes: Codes) -> np.ndarray:
     """Return the numbers, as many as there are of ``samples``, that bits, the most significant first, are codes of."""
-    out = np.empty(samples, np.int64)
-    longest = max(length for length, _ in codes)
-    held = bits = at = 0
-    for i in range(samples):
-        while bits < 48 and at < len(packed):
-            held = held << 8 | packed[at]
-            at += 1
-            bits += 8
-        for length in range(1, min(longest, bits) + 1):
-            code = codes.get((length, held >> (bits - length)))
-            if code is not None:
-                break
-        else:
-            return out[:i]
-        follows = code.bits - code.prefix
-        if code.bits > bits:
-            return out[:i]
-        value = code.value
-        if follows:
-            raw = held >> (bits - code.bits) & ((1 << follows) - 1)
-            value = raw - (1 << follows) if raw >> (follows - 1) else raw
-        out[i] = value
-        bits -= code.bits
-        held &= (1 << bits) - 1
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).astype(np.int32)
+    known, of_prefix = _lookup(codes)
+    window = np.zeros(len(bits), np.int32)
+    ahead = np.concatenate([bits, np.zeros(_MAX_PREFIX, np.int32)])
+    for k in range(_MAX_PREFIX):
+        window = window << 1 | ahead[k : k + len(bits)]
+    # What would be read at each bit, if a code began there; then from code to code.
+    kinds = of_prefix[window]
+    end = np.arange(len(bits)) + known[kinds, 1]
+    end[(kinds < 0) | (end > len(bits))] = -1
+    places: list[int] = []
+    following, at = end.tolist(), 0
+    while len(places) < samples and 0 <= at < len(following) and following[at] >= 0:
+        places.append(at)
+        at = following[at]
+    found = np.array(places, np.int64)
+    chosen = kinds[found]
+    out = known[chosen, 2].astype(np.int64)
+    for kind in np.unique(chosen):
+        prefix, size, _ = known[kind].tolist()
+        if size > prefix:
+            which = np.flatnonzero(chosen == kind)
+            raw = np.zeros(len(which), np.int64)
+            for k in range(prefix, size):
+                raw = raw << 1 | bits[found[which] + k]
+            half = 1 << (size - prefix - 1)
+            out[which] = (raw ^ half) - half
     return out
+
+
+def _lookup(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """Return (prefix, bits, value) of each code, and which code begins with each pattern of `_MAX_PREFIX` bits, -1 for none."""
+    known = np.array([*codes.values(), (0, 0, 0)], np.int64)  # the last is none
+    of_prefix = np.full(1 << _MAX_PREFIX, -1, np.int64)
+    for kind, (length, prefix) in reversed(list(enumerate(codes))):
+        start = prefix << (_MAX_PREFIX - length)
+        of_prefix[start : start + (1 << (_MAX_PREFIX - length))] = kind
+    return known, of_prefix
 
 
 def _summed(stored: np.ndarray, differences: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import io
 import posixpath
 import tokenize
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -61,6 +62,7 @@ def sidecar_locations(location: str) -> list[str]:
     return [*found, SIDECAR]
 
 
+@lru_cache(maxsize=64)  # one sidecar is that of many files
 def parse(data: bytes) -> Sidecar:
     """Return what a sidecar says; Refused names the setting that is wrong."""
     try:

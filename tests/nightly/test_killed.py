@@ -1,0 +1,80 @@
+"""The command itself, killed with SIGKILL while it works, and started again by the clock: the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from screening.nightly.record import Outcome
+from tests.nightly.conftest import World
+from tests.nightly.test_interrupted import PROTECTED, bytes_of
+
+pytestmark = [pytest.mark.long]
+
+
+def settings_of(world: World) -> Path:
+    path = world.folder / "nightly.yaml"
+    given = {
+        "archive": str(world.archive),
+        "catalog": str(world.folder / "catalog"),
+        "runs": str(world.folder / "runs"),
+        "report": str(world.folder / "report"),
+        "deidentified": True,
+        "labels": "ptbxl-mi",
+        "worklist": False,
+        "mlflow": False,
+        "model": str(world.bundle.path),
+        "run": {"attribution": "none", "shard_records": 4, "donor_set": 4},
+        "reporting": PROTECTED,
+    }
+    path.write_text(yaml.safe_dump(given))
+    return path
+
+
+def started(world: World) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "screening",
+        "nightly",
+        "--settings",
+        str(settings_of(world)),
+        "--date",
+        "2026-11-21",
+    ]
+    state = {"SCREENING_STATE": str(world.folder / "state")}
+    with (world.folder / "said").open("ab") as said:
+        return subprocess.Popen(command, env=os.environ | state, stdout=said, stderr=said, start_new_session=True)
+
+
+def test_killed_again_and_again_and_started_by_the_clock(ptbxl: Path, tmp_path: Path, world: World) -> None:
+    undisturbed = World(tmp_path / "undisturbed", ptbxl, world.bundle)
+    undisturbed.folder.mkdir()
+    for place in (undisturbed, world):
+        place.grow(40)
+    assert started(undisturbed).wait(300) == 0, (undisturbed.folder / "said").read_text()[-2000:]
+    draw, kills = random.Random(8), 0
+    for _ in range(3):
+        process = started(world)
+        time.sleep(draw.uniform(1.0, 9.0))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # Ray's processes too, as when the machine goes away
+            kills += 1
+        process.wait()
+    assert kills
+    deadline = time.monotonic() + 300
+    while (code := started(world).wait(300)) != 0:  # a clock starts it again, until the dead one's lease has run out
+        assert time.monotonic() < deadline, (code, (world.folder / "said").read_text()[-2000:])
+        time.sleep(5)
+    assert bytes_of(world) == bytes_of(undisturbed)
+    nights = sorted((world.folder / "runs/nights").glob("2026-11-21-*"))
+    assert len(nights) == kills + 1 or len(nights) >= 2
+    assert Outcome.PUBLISHED.value in (nights[-1] / "night.json").read_text()
