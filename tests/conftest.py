@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,18 @@ def ray_here() -> Iterator[None]:
 def s3() -> Iterator[dict[str, Any]]:
     """Return fsspec's options for an S3 server of one's own, which holds an empty bucket ``screening``."""
     import fsspec
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    # moto looks whether an object is there and puts it then, several threads at once; S3 does both in one.
+    put_object, taking_turns = S3Response.put_object, threading.Lock()
+
+    def put_alone(response: Any) -> Any:
+        with taking_turns:
+            return put_object(response)
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(S3Response, "put_object", put_alone)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -135,3 +146,4 @@ def s3() -> Iterator[dict[str, Any]]:
     yield options
     fs.rm("screening", recursive=True)  # moto keeps its buckets when a server stops
     server.stop()
+    monkeypatch.undo()

@@ -328,3 +328,32 @@ def test_a_library_that_is_absent_is_named_with_the_extra(monkeypatch: pytest.Mo
     assert isinstance(got, Rejected)
     assert got.detail == "h5py is not installed; pip install 'ecg-screening[hospital]' brings it"
     build_catalog(str(tmp_path), str(tmp_path / "catalog"), deidentified=True)  # the run says why, not the catalog
+
+
+# --- On an object store ----------------------------------------------------------------------------------------------
+
+
+def test_formats_are_read_from_an_object_store(s3: dict[str, Any], tmp_path: Path) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("s3", **s3)
+    root = "screening/export"
+    for form, (suffix, _) in made.WRITERS.items():
+        fs.pipe_file(f"{root}/{form}/1{suffix}", file_of(form))
+    fs.pipe_file(f"{root}/IM0001", file_of("dicom"))
+    fs.pipe_file(f"{root}/ecg.yaml", SIDECAR["ecg.yaml"])
+    fs.pipe_file(f"{root}/a.npy", made.npy(digital()))
+    fs.pipe_file(f"{root}/many.h5", made.hdf5({5: digital(), 6: digital()}, samples=5000))
+    build_catalog(f"s3://{root}", str(tmp_path / "catalog"), deidentified=True, storage_options=s3)
+    rows = {row["record_id"]: row for row in rows_of(tmp_path)}
+    assert set(rows) == {f"{form}/1{suffix}" for form, (suffix, _) in made.WRITERS.items()} | {
+        *("IM0001", "a.npy", "many.h5#0", "many.h5#1")
+    }
+    reader = ArchiveReader(f"s3://{root}", s3)
+    for record_id, row in rows.items():
+        got = good(reader.read(record_id, "x", version=row["version"]))
+        np.testing.assert_allclose(got.signal_mV[:2], (digital() * STEP_MV)[:2], atol=1e-6, rtol=0)
+    fs.pipe_file(f"{root}/many.h5", made.hdf5({7: digital()}, samples=5000))
+    changed = ArchiveReader(f"s3://{root}", s3).read("many.h5#0", "x", version=rows["many.h5#0"]["version"])
+    assert isinstance(changed, Rejected)
+    assert changed.reason == Reason.CHANGED
