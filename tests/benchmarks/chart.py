@@ -66,7 +66,8 @@ def draw(found: dict[str, Any], out: Path) -> None:
         )
     axes.set_xscale("log")
     lows, highs = [row["ratio"]["low"] for row in rows], [row["ratio"]["high"] for row in rows]
-    axes.set_xlim(min(0.1, min(lows) / 1.3), max(10, 1.3 * max(highs)))
+    aims = [limit for row in rows for limit in bounds(row["aim"]) or () if 0 < limit < math.inf]
+    axes.set_xlim(min(0.1, min(lows + aims) / 1.3), max(10, 1.3 * max(highs + aims)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row["what"], WIDTH)) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)

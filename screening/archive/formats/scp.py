@@ -132,27 +132,34 @@ def _rhythm(section: bytes, leads: int) -> tuple[int, int, int, int, list[bytes]
 # --- Huffman codes (5.5) ---------------------------------------------------------------------------------------------
 
 
-class _Code(NamedTuple):
-    prefix: int  # bits that tell it
-    bits: int  # with what follows
-    value: int  # of what the table says; unused where the value follows
+class Codes(NamedTuple):
+    """A table of codes: each is told by its prefix, behind which the value may follow as it is."""
+
+    longest: int  # bits of a prefix
+    known: np.ndarray  # (codes + 1, 3): bits of the prefix, of it and what follows, and the value; the last is none
+    of_prefix: np.ndarray  # which of them begins with each pattern of ``longest`` bits; -1 for none
 
 
-Codes = dict[tuple[int, int], _Code]
-"""(length of the prefix, the prefix) -> what it means."""
+def _codes(rows: list[tuple[int, int, int, int]]) -> Codes:
+    """Return the table of (bits of the prefix, the prefix, bits of it and what follows, value)."""
+    longest = max(length for length, *_ in rows)
+    of_prefix = np.full(1 << longest, -1, np.int64)
+    for kind, (length, prefix, _, _) in reversed(list(enumerate(rows))):
+        start = prefix << (longest - length)
+        of_prefix[start : start + (1 << (longest - length))] = kind
+    known = np.array([*((length, bits, value) for length, _, bits, value in rows), (0, 0, 0)], np.int64)
+    return Codes(longest, known, of_prefix)
 
 
 @cache
 def _default() -> Codes:
     """Return the default table (annex C.3.7.6): 0; 1 and -1 ... 8 and -8; eight and sixteen bits as they are."""
-    codes: Codes = {(1, 0): _Code(1, 1, 0)}
+    rows = [(1, 0, 1, 0)]
     for value in range(1, 9):
         ones = (1 << (value + 1)) - 2
-        codes[value + 2, ones << 1] = _Code(value + 2, value + 2, value)
-        codes[value + 2, ones << 1 | 1] = _Code(value + 2, value + 2, -value)
-    codes[10, 0b1111111110] = _Code(10, 18, 0)
-    codes[10, 0b1111111111] = _Code(10, 26, 0)
-    return codes
+        rows.append((value + 2, ones << 1, value + 2, value))
+        rows.append((value + 2, ones << 1 | 1, value + 2, -value))
+    return _codes([*rows, (10, 0b1111111110, 18, 0), (10, 0b1111111111, 26, 0)])
 
 
 def _table(section: bytes | None) -> Codes | None:
@@ -167,7 +174,7 @@ def _table(section: bytes | None) -> Codes | None:
     (count,) = struct.unpack_from("<H", section, 2)
     if len(section) < 4 + 9 * count or not count:
         raise Refused(Reason.TRUNCATED, "the table of Huffman codes is cut off")
-    codes: Codes = {}
+    rows = []
     for i in range(count):
         prefix, bits, mode, value, code = struct.unpack_from("<BBBhI", section, 4 + 9 * i)
         if not mode or not 0 < prefix <= _MAX_PREFIX or not prefix <= bits <= prefix + 16:
@@ -175,29 +182,29 @@ def _table(section: bytes | None) -> Codes | None:
                 Reason.UNKNOWN_FORMAT,
                 "a Huffman code changes the table, or is too long or of no length, which is not read here",
             )
-        turned = int(f"{code:032b}"[::-1][:prefix], 2)  # the first bit is the lowest
-        codes[prefix, turned] = _Code(prefix, bits, value)
-    return codes
+        rows.append((prefix, int(f"{code:032b}"[::-1][:prefix], 2), bits, value))  # the first bit is the lowest
+    return _codes(rows)
 
 
 def _uncoded(packed: bytes, samples: int, codes: Codes) -> np.ndarray:
     """Return the numbers, as many as there are of ``samples``, that bits, the most significant first, are codes of."""
     bits = np.unpackbits(np.frombuffer(packed, np.uint8)).astype(np.int32)
-    known, of_prefix = _lookup(codes)
+    longest, known, of_prefix = codes
     window = np.zeros(len(bits), np.int32)
-    ahead = np.concatenate([bits, np.zeros(_MAX_PREFIX, np.int32)])
-    for k in range(_MAX_PREFIX):
+    ahead = np.concatenate([bits, np.zeros(longest, np.int32)])
+    for k in range(longest):
         window = window << 1 | ahead[k : k + len(bits)]
-    # What would be read at each bit, if a code began there; then from code to code.
-    kinds = of_prefix[window]
+    # What would be read at each bit, if a code began there; then from code to code, up to one that there is not.
+    kinds, nowhere = of_prefix[window], len(bits) + 1
     end = np.arange(len(bits)) + known[kinds, 1]
-    end[(kinds < 0) | (end > len(bits))] = -1
-    places: list[int] = []
-    following, at = end.tolist(), 0
-    while len(places) < samples and 0 <= at < len(following) and following[at] >= 0:
-        places.append(at)
+    end[(kinds < 0) | (end > len(bits))] = nowhere
+    count = min(samples, len(bits))  # a code has a bit at least
+    following, places, at = [*end.tolist(), nowhere, nowhere], [0] * count, 0
+    for i in range(count):
+        places[i] = at
         at = following[at]
     found = np.array(places, np.int64)
+    found = found[np.append(end, nowhere)[np.minimum(found, len(bits))] < nowhere]
     chosen = kinds[found]
     out = known[chosen, 2].astype(np.int64)
     for kind in np.unique(chosen):
@@ -210,16 +217,6 @@ def _uncoded(packed: bytes, samples: int, codes: Codes) -> np.ndarray:
             half = 1 << (size - prefix - 1)
             out[which] = (raw ^ half) - half
     return out
-
-
-def _lookup(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
-    """Return (prefix, bits, value) of each code, and which code begins with each pattern of `_MAX_PREFIX` bits, -1 for none."""
-    known = np.array([*codes.values(), (0, 0, 0)], np.int64)  # the last is none
-    of_prefix = np.full(1 << _MAX_PREFIX, -1, np.int64)
-    for kind, (length, prefix) in reversed(list(enumerate(codes))):
-        start = prefix << (_MAX_PREFIX - length)
-        of_prefix[start : start + (1 << (_MAX_PREFIX - length))] = kind
-    return known, of_prefix
 
 
 def _summed(stored: np.ndarray, differences: int) -> np.ndarray:
