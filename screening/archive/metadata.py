@@ -455,6 +455,14 @@ def parse_age(value: str) -> float:
     return MAX_AGE if age > 89 else age
 
 
+def age_at(moment: datetime | None, born: datetime | None) -> float | None:
+    """Return the age in whole years, as `parse_age` gives it; None where either is unknown, or they contradict each other."""
+    try:
+        return parse_age(str((moment - born).days // 365.25)) if moment and born else None
+    except ValueError:
+        return None
+
+
 def parse_time(value: str, form: str | None = None) -> datetime:
     """Return a time as stated, without zone; one with a zone is turned into UTC."""
     time = datetime.strptime(value.strip(), form) if form else datetime.fromisoformat(value.strip())

@@ -63,7 +63,7 @@ def command(
     counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
     rule = load_rule(labels) if labels else None
     columns = load_mapping(mapping) if mapping else None
-    key, note = _key(key_file, deidentified)
+    key, note = key_for(key_file, deidentified)
     if note:
         click.echo(note, err=True)
     summary = build_catalog(
@@ -81,7 +81,7 @@ def command(
     click.echo(_as_json(summary) if as_json else _as_text(summary, labelled=rule is not None))
 
 
-def _key(key_file: str | None, deidentified: bool) -> tuple[PseudonymKey | None, str | None]:
+def key_for(key_file: str | None, deidentified: bool) -> tuple[PseudonymKey | None, str | None]:
     """Return the key, if any: a public archive needs none, so none is made for it; one that is named is used."""
     from screening.archive.identity import load_key
 

@@ -58,10 +58,10 @@ def command(
     from screening.archive.catalog import build_catalog, open_catalog
     from screening.archive.convert import convert_archive
     from screening.archive.metadata import load_mapping
-    from screening.cli.catalog import _key
+    from screening.cli.catalog import key_for
     from screening.storage import Folder, private_folder
 
-    key, note = _key(key_file, deidentified)
+    key, note = key_for(key_file, deidentified)
     if note:
         click.echo(note, err=True)
     what = {"archive": logged_url(archive_url), "dest": logged_url(dest)}

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from screening.archive.container import Refused
 from screening.archive.formats.xml import moment, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
-from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, lead_of, mV_per_unit
 
 NAME = "hl7-aecg"
@@ -120,16 +120,12 @@ def facts(data: bytes) -> Facts:
     ]
     paced = (text_of(person, "Paced") or "").lower()
     born = person.find("birthTime") if person is not None else None
-    age = None
     try:
-        if text := text_of(person, "Age"):
-            age = parse_age(text)
-        elif (
-            acquired_at and born is not None and (day := moment((born.get("value") or "")[:8], None, "%Y%m%d %H:%M:%S"))
-        ):
-            age = parse_age(str((acquired_at - day).days // 365.25))
+        age = parse_age(text) if (text := text_of(person, "Age")) else None
     except ValueError:
         age = None
+    if age is None and born is not None:
+        age = age_at(acquired_at, moment((born.get("value") or "")[:8], None, "%Y%m%d %H:%M:%S"))
     return Facts(
         patient_id=as_id(text_of(person, "PatientID") or (identity.get("extension") if identity is not None else None)),
         acquired_at=acquired_at,

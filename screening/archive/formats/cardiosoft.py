@@ -13,7 +13,7 @@ import numpy as np
 from screening.archive.container import Refused
 from screening.archive.formats.xml import need, number_of, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason
 
 NAME = "cardiosoft-xml"
@@ -103,6 +103,6 @@ def _age(patient: Element | None, acquired_at: datetime | None) -> float | None:
     try:
         if age is not None and age.text and age.get("units", "years") == "years":
             return parse_age(age.text.strip())
-        return parse_age(str((acquired_at - born).days // 365.25)) if acquired_at and born else None
     except ValueError:
         return None
+    return age_at(acquired_at, born)

@@ -14,7 +14,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
-from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.archive.metadata import SEXES, Facts, age_at, as_id
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
 
 NAME = "edf"
@@ -147,7 +147,7 @@ def facts(data: bytes) -> Facts:
     if found and found[3] != "X" and acquired_at:
         day, month, year = found[3].split("-")
         born = datetime(int(year), _MONTHS.index(month) + 1, min(int(day), 28))
-        age = parse_age(str((acquired_at - born).days // 365.25)) if born <= acquired_at else None
+        age = age_at(acquired_at, born)
     return Facts(
         patient_id=as_id(found[1]) if found and found[1] != "X" else None,
         acquired_at=acquired_at,

@@ -16,7 +16,7 @@ import numpy as np
 from screening.archive.container import Refused
 from screening.archive.formats.xml import decoded, moment, number_of, parse, root_of, text_of
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
-from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import LEADS, MAX_SAMPLES, Reason
 
 NAME = "sierra-xml"
@@ -198,9 +198,6 @@ def _age(patient: Element | None, acquired_at: datetime | None) -> float | None:
     try:
         if (years := text_of(patient, "age/years")) is not None:
             return parse_age(years)
-        born = moment(text_of(patient, "age/dateofbirth"), None, "%Y-%m-%d %H:%M:%S")
-        if born and acquired_at:
-            return parse_age(str((acquired_at - born).days // 365.25))
     except ValueError:
-        pass
-    return None
+        return None
+    return age_at(acquired_at, moment(text_of(patient, "age/dateofbirth"), None, "%Y-%m-%d %H:%M:%S"))
