@@ -9,7 +9,7 @@ that was submitted before; ``--address`` is not needed: Ray tells a job where it
 
 import sys
 
-from screening.cli import main
+from screening.cli import program
 
 if __name__ == "__main__":
-    main(["nightly", *sys.argv[1:]])
+    program(["nightly", *sys.argv[1:]])

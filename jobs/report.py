@@ -8,7 +8,7 @@ Takes the options of ``screening report``. It reads counts, not signals, so that
 
 import sys
 
-from screening.cli import main
+from screening.cli import program
 
 if __name__ == "__main__":
-    main(["report", *sys.argv[1:]])
+    program(["report", *sys.argv[1:]])

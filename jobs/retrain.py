@@ -9,7 +9,7 @@ Takes the options of ``screening train``. ``--state`` must be a folder that ever
 
 import sys
 
-from screening.cli import main
+from screening.cli import program
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    program(["train", *sys.argv[1:]])

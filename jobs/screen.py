@@ -8,7 +8,7 @@ Takes the options of ``screening run``. ``--address`` is not needed: Ray tells a
 
 import sys
 
-from screening.cli import main
+from screening.cli import program
 
 if __name__ == "__main__":
-    main(["run", *sys.argv[1:]])
+    program(["run", *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """``python -m screening`` is the command ``screening``."""
 
-from screening.cli import main
+from screening.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

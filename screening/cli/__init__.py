@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import logging
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -117,6 +120,34 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         )
         code = EXIT_USAGE
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def program(arguments: list[str] | None = None) -> NoReturn:
+    """Run `main` as the whole of a process, which ends before Python would take itself down.
+
+    Threads of Arrow let go of Python's objects after a read has returned, and one that does so while the interpreter ends
+    aborts the process, or holds it for good, when all its work is done (https://github.com/apache/arrow/issues/34314 and
+    50482; Python before 3.14 ends such a thread, https://github.com/python/cpython/issues/87135).
+    """
+    codes: list[int] = []
+    atexit.register(
+        _end, codes
+    )  # the first to be registered is called last: after Ray's, and after all threads of Python
+    try:
+        main(arguments)
+    except SystemExit as error:
+        codes.append(error.code if isinstance(error.code, int) else EXIT_DONE)
+        raise
+
+
+def _end(codes: list[int]) -> None:
+    if not codes:  # a traceback was asked for
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    os._exit(codes[0])
 
 
 def _interrupt(*_: object) -> NoReturn:

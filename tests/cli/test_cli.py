@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,65 @@ def test_the_demo_runs_and_says_where_the_results_are(tmp_path: Path) -> None:
     assert (status["published"], status["done"]) == (True, 200)
     assert "whole; every file is as published" in screening("verify", run).stdout
     assert screening("failures", run).stdout.startswith(f"{status['rejected']} rejected records")
+
+
+ENDING = """
+import io, sys, threading, time
+import click, pyarrow as pa, pyarrow.parquet as pq
+import screening.cli
+
+class Slow(io.BytesIO):
+    asked = threading.Event()
+    def read(self, *size):
+        if threading.current_thread() is not threading.main_thread():
+            self.asked.set()
+            time.sleep(0.5)
+        return super().read(*size)
+
+@screening.cli.group.command("read")
+def read():
+    held = pa.BufferOutputStream()
+    pq.write_table(pa.table({"number": range(1000)}), held, row_group_size=100)
+    file = pq.ParquetFile(Slow(held.getvalue().to_pybytes()), pre_buffer=True)
+    threading.Thread(target=lambda: next(file.iter_batches()), daemon=True).start()
+    assert Slow.asked.wait(10)
+    click.echo("all done")
+    return 2
+
+screening.cli.COMMANDS["read"] = ""
+screening.cli._Lazy.get_command = click.Group.get_command
+screening.cli.ENTRY(["read"])
+"""
+"""A command that ends while a thread of Arrow is inside a file object of Python."""
+
+
+@pytest.mark.parametrize("entry", ["main", "program"])
+def test_a_program_ends_with_its_code_though_a_thread_of_arrow_still_holds_an_object(entry: str) -> None:
+    if entry == "main" and sys.version_info >= (3, 14):
+        pytest.skip("from Python 3.14 on such a thread waits, and is not ended")
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.replace("ENTRY", entry)], capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert done.stdout == "all done\n"
+    assert done.returncode == (2 if entry == "program" else -signal.SIGABRT), done.stderr
+    assert (done.stderr == "") == (entry == "program")
+
+
+ENDED = """
+import atexit, sys, threading, time
+import screening.cli
+
+def main(arguments):
+    sys.stdout.write("begun ")
+    atexit.register(sys.stdout.write, "ended")
+    threading.Thread(target=lambda: (time.sleep(0.3), sys.stdout.write("joined "))).start()
+    sys.exit(3)
+
+screening.cli.main = main
+screening.cli.program([])
+"""
+
+
+def test_what_waits_for_the_end_of_the_process_is_done() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert (done.stdout, done.stderr, done.returncode) == ("begun joined ended", "", 3)

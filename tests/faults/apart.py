@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 
 import screening.run.engine as engine
-from screening.cli import main
+from screening.cli import program
 from screening.run.worker import Source, decode_block
 
 
@@ -23,4 +23,4 @@ def slowly(source: Source, shard: int) -> list[pa.Table]:
 if __name__ == "__main__":
     engine.DECODER_CPUS = 0.4
     engine.decode_block = slowly  # type: ignore[attr-defined]
-    main()
+    program()

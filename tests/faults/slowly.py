@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import screening.run.pipeline as pipeline
-from screening.cli import main
+from screening.cli import program
 
 WAIT_BEFORE = "FAULTS_WAIT_BEFORE"
 
@@ -28,4 +28,4 @@ def waiting(name: str) -> Any:
 if __name__ == "__main__":
     if name := os.environ.get(WAIT_BEFORE):
         setattr(pipeline, name, waiting(name))
-    main()
+    program()
