@@ -68,6 +68,7 @@ class World:
     bundle: Bundle
     settings: dict[str, Any] = field(default_factory=dict)
     tracking_uri: str = ""
+    storage_options: dict[str, Any] = field(default_factory=dict)
     log: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     on_progress: Callable[[Progress], None] = lambda _: None
 
@@ -131,6 +132,7 @@ class World:
                 clock=lambda: datetime.now(UTC),
                 record=lambda event, what: self.log.append((event, what)),
                 tracking_uri=self.tracking_uri,
+                storage_options=self.storage_options,
                 on_progress=self.on_progress,
             ),
         )

@@ -6,6 +6,7 @@ Neither unit nor rate is stated, so a sidecar says them. Only the rows that are 
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -16,7 +17,7 @@ import numpy as np
 from screening.archive.container import Refused
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import MEMBER, Sidecar
-from screening.contract import MAX_SAMPLES, Reason
+from screening.contract import MAX_RECORD_BYTES, MAX_SAMPLES, Reason
 
 MAX_RECORDS = 50_000_000
 _OPEN = 4
@@ -50,7 +51,8 @@ class _File:
         self.sidecar, self.told = sidecar, _Told(stream)
         self.lock = threading.Lock()
         try:
-            self._file = h5py.File(self.told, "r")
+            # With room for the largest chunk that is read, so that one is unpacked once for all its rows.
+            self._file = h5py.File(self.told, "r", rdcc_nbytes=MAX_RECORD_BYTES)
             self.data = _dataset(h5py, self._file, sidecar.dataset, 3)
             self.rows = self._ids(h5py)
         except Exception as error:
@@ -94,6 +96,11 @@ def _dataset(h5py: Any, file: Any, name: str, dimensions: int) -> Any:
     if not isinstance(found, h5py.Dataset) or found.ndim != dimensions or getattr(found, "is_virtual", False):
         raise Refused(
             Reason.BAD_HEADER, f"the HDF5 file has no dataset of {dimensions} dimensions as ecg.yaml names it"
+        )
+    chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize  # unpacked whole for any row in it
+    if chunk > MAX_RECORD_BYTES:
+        raise Refused(
+            Reason.TOO_LARGE, f"the HDF5 file is written in chunks of {chunk} bytes; h5repack makes smaller ones"
         )
     if found.external:
         raise Refused(Reason.UNSAFE_PATH, "the HDF5 file keeps its numbers in another file")

@@ -224,12 +224,15 @@ def test_hdf5_that_leads_elsewhere_or_is_damaged_is_refused(tmp_path: Path) -> N
         file.create_dataset("tracings", (1, 10, 12), "i2", external=[("/etc/passwd", 0, 240)])
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file["tracings"] = np.zeros((10, 12))
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:  # 96 MB of zeros in some kB, for one record of them
+        file.create_dataset("tracings", (4000, 500, 12), "f4", chunks=(4000, 500, 12), compression="gzip")[:] = 0
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "none.h5").write_bytes(b"no HDF5 at all" * 99)
     reader = ArchiveReader(str(tmp_path))
     expected = {
         "link.h5#0": (Reason.BAD_HEADER, "no dataset of 3 dimensions"),
         "raw.h5#0": (Reason.UNSAFE_PATH, "in another file"),
+        "bomb.h5#0": (Reason.TOO_LARGE, "in chunks of 96000000 bytes; h5repack makes smaller ones"),
         "flat.h5#0": (Reason.BAD_HEADER, "no dataset of 3 dimensions"),
         "cut.h5#0": (Reason.UNDECODABLE, "damaged, or cut off"),
         "none.h5#0": (Reason.UNDECODABLE, "damaged, or cut off"),
