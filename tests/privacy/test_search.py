@@ -39,31 +39,32 @@ def as_sqlite() -> bytes:
         return database.serialize()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        WORD.encode(),
-        WORD.upper().encode(),
-        WORD.encode("latin-1"),
-        ("x" + WORD).encode("utf-16"),
-        urllib.parse.quote(WORD).encode(),
-        urllib.parse.quote_plus(WORD).encode(),
-        "".join(f"%{byte:02X}" for byte in WORD.encode()).encode(),
-        WORD.encode().hex().encode(),
-        rb'{"name": "Wilhelm\u00fcne Q."}',
-        *(base64.b64encode(b"." * shift + WORD.encode() + b"...") for shift in range(3)),
-        base64.b64encode(WORD.upper().encode()),
-        gzip.compress(WORD.encode()),
-        as_zip(WORD.encode()),
-        as_zip(gzip.compress(WORD.encode())),
-        b"<img src='data:;base64," + base64.b64encode(as_zip(WORD.encode())) + b"'>",
-        as_parquet(pa.table({"a": [WORD] * 100})),
-        as_parquet(pa.table({"a": [["b", WORD]]})),
-        as_parquet(pa.table({"a": [1]}).replace_schema_metadata({"b": WORD})),
-        as_parquet(pa.table({WORD: [1]})),
-        as_sqlite(),
-    ],
-)
+# By name, so that every process of the tests calls them the same: compressed bytes hold the second in which they were made.
+WRITTEN = {
+    "plain": WORD.encode(),
+    "capitals": WORD.upper().encode(),
+    "latin-1": WORD.encode("latin-1"),
+    "utf-16, shifted": ("x" + WORD).encode("utf-16"),
+    "percent": urllib.parse.quote(WORD).encode(),
+    "percent and plus": urllib.parse.quote_plus(WORD).encode(),
+    "percent, every byte": "".join(f"%{byte:02X}" for byte in WORD.encode()).encode(),
+    "hex": WORD.encode().hex().encode(),
+    "json": rb'{"name": "Wilhelm\u00fcne Q."}',
+    **{f"base64, {shift} before": base64.b64encode(b"." * shift + WORD.encode() + b"...") for shift in range(3)},
+    "base64 of capitals": base64.b64encode(WORD.upper().encode()),
+    "gzip": gzip.compress(WORD.encode()),
+    "zip": as_zip(WORD.encode()),
+    "zip of gzip": as_zip(gzip.compress(WORD.encode())),
+    "data URL": b"<img src='data:;base64," + base64.b64encode(as_zip(WORD.encode())) + b"'>",
+    "parquet": as_parquet(pa.table({"a": [WORD] * 100})),
+    "parquet, in a list": as_parquet(pa.table({"a": [["b", WORD]]})),
+    "parquet, in metadata": as_parquet(pa.table({"a": [1]}).replace_schema_metadata({"b": WORD})),
+    "parquet, as a column": as_parquet(pa.table({WORD: [1]})),
+    "sqlite": as_sqlite(),
+}
+
+
+@pytest.mark.parametrize("data", WRITTEN.values(), ids=WRITTEN)
 def test_a_word_is_found_however_it_is_written(tmp_path: Path, data: bytes) -> None:
     packed = data[:4] in (b"PAR1", b"PK\x03\x04", b"SQLi") or data[:2] == b"\x1f\x8b"
     (tmp_path / "file").write_bytes(data if packed else b"before " + data + b" after")
