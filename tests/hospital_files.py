@@ -11,7 +11,7 @@ import binascii
 import io
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -251,24 +251,39 @@ def scp(
     step_uV: float = STEP_UV,
     coded: bool = True,
     differences: int = 2,
-    flags: int = 0,
+    beats: Sequence[int] = (),
 ) -> bytes:
-    """Return an SCP-ECG of eight leads, its samples as Huffman codes of differences or as they are."""
+    """Return an SCP-ECG of eight leads, its samples as Huffman codes of differences or as they are.
+
+    ``beats`` are samples, numbered from 0: 0.3 s before and after the first of them are the reference beat, in steps of twice
+    the size, which is subtracted at all of them.
+    """
     measured = digital[_rows(INDEPENDENT_LEADS)].astype(np.int64)
-    packed = []
-    for lead in measured:
+    reach, samples = round(0.3 * rate), measured.shape[1]
+    if len(beats):
+        reference = measured[:, beats[0] - reach : beats[0] + reach] // 2
+        measured = measured.copy()
+        for beat in beats:
+            zone = measured[:, beat - reach : beat + reach]  # cut short by the end
+            zone -= 2 * reference[:, : zone.shape[1]]
+
+    def coded_lead(lead: np.ndarray) -> bytes:
         values = lead.copy()
         if differences >= 1:
             values[1:] = np.diff(lead)
         if differences == 2:
             values[1] = lead[1]
             values[2:] = lead[2:] - 2 * lead[1:-1] + lead[:-2]
-        if coded:
-            bits = "".join(map(_bits, values.tolist()))
-            raw = int(bits, 2) << (-len(bits) % 16)
-            packed.append(raw.to_bytes((len(bits) + 15) // 16 * 2, "big"))
-        else:
-            packed.append(values.astype("<i2").tobytes())
+        if not coded:
+            return values.astype("<i2").tobytes()
+        bits = "".join(map(_bits, values.tolist()))
+        raw = int(bits, 2) << (-len(bits) % 16)
+        return raw.to_bytes((len(bits) + 15) // 16 * 2, "big")
+
+    def stored(leads: np.ndarray, step_nV: int) -> bytes:
+        packed = [coded_lead(lead) for lead in leads]
+        begin = struct.pack("<HHBB", step_nV, round(1e6 / rate), differences, 0)
+        return begin + struct.pack("<8H", *map(len, packed)) + b"".join(packed)
 
     def field(tag: int, value: bytes) -> bytes:
         return struct.pack("<BH", tag, len(value)) + value
@@ -284,11 +299,18 @@ def scp(
         + field(26, bytes((8, 9, 10)))
         + field(255, b""),
         **({2: struct.pack("<H", 19999)} if coded else {}),
-        3: bytes((8, flags)) + b"".join(struct.pack("<IIB", 1, measured.shape[1], number) for number in numbers),
-        6: struct.pack("<HHBB", round(step_uV * 1000), round(1e6 / rate), differences, 0)
-        + struct.pack("<8H", *map(len, packed))
-        + b"".join(packed),
-        7: bytes((1, 0)) + bytes(8) + struct.pack("<HH", 300, 452) + bytes(4),
+        3: bytes((8, bool(len(beats)))) + b"".join(struct.pack("<IIB", 1, samples, number) for number in numbers),
+        **(
+            {
+                4: struct.pack("<HHH", round(2000 * reach / rate), reach + 1, len(beats))
+                + b"".join(struct.pack("<HIII", 0, at - reach + 1, at + 1, min(at + reach, samples)) for at in beats),
+                5: stored(reference, round(step_uV * 2000)),
+            }
+            if len(beats)
+            else {}
+        ),
+        6: stored(measured, round(step_uV * 1000)),
+        7: bytes((1, 0)) + bytes(8) + struct.pack("<HH", 300, 452) + bytes(8),
     }
 
     def section(number: int, content: bytes, name: bytes = bytes(6)) -> bytes:

@@ -293,6 +293,7 @@ def _of_other_xml() -> list[Case]:
 
 def _of_scp() -> list[Case]:
     good, plain = file_of("scp-ecg"), made.scp(digital(), coded=False, differences=0)
+    beats = made.scp(digital(), beats=(400, 1000, 2000))
     flipped = bytearray(good)
     flipped[-900] ^= 1
     within = bytearray(good[6:])
@@ -314,15 +315,16 @@ def _of_scp() -> list[Case]:
         _case("scp_section", form, made.scp_sealed(bytes(within)), Reason.CHECKSUM_MISMATCH, "section 7|section 6"),
         _case("scp_no_step", form, edited(good, 6, 0, b"\0\0"), Reason.MISSING_UNITS, "no amplitude"),
         _case("scp_no_rate", form, edited(good, 6, 2, b"\0\0"), Reason.MISSING_RATE, "no interval"),
-        _case("scp_bimodal", form, edited(good, 6, 5, b"\1"), Reason.UNKNOWN_FORMAT, "samples left out"),
+        _case("scp_bimodal", form, edited(good, 6, 5, b"\1"), Reason.UNKNOWN_FORMAT, "samples are left out"),
         _case("scp_order", form, edited(good, 6, 4, b"\7"), Reason.UNKNOWN_FORMAT, "order 7"),
+        _case("scp_no_beats", form, edited(good, 3, 1, b"\1"), Reason.TRUNCATED, "sections 4 and 5"),
         _case(
-            "scp_subtracted",
-            form,
-            made.scp(digital(), flags=1),
-            Reason.UNKNOWN_FORMAT,
-            "reference beats are subtracted",
+            "scp_beats_cut", form, edited(beats, 4, 4, b"\xff\xff"), Reason.TRUNCATED, "places of 65535 QRS complexes"
         ),
+        _case("scp_beat_cut", form, edited(beats, 5, 6, b"\xff\xff"), Reason.TRUNCATED, "the leads claim"),
+        _case("scp_beats_rate", form, edited(beats, 5, 2, b"\1\0"), Reason.UNKNOWN_FORMAT, "at another rate"),
+        _case("scp_beats_no_step", form, edited(beats, 5, 0, b"\0\0"), Reason.MISSING_UNITS, "of the reference beat"),
+        _case("scp_beats_overlap", form, edited(beats, 4, 16, struct.pack("<I", 5000)), Reason.BAD_HEADER, "overlap"),
         _case("scp_many_leads", form, edited(good, 3, 0, b"\xff"), Reason.BAD_HEADER, "255 leads"),
         _case("scp_lead", form, edited(good, 3, 2 + 8, b"\x63"), Reason.MISSING_LEADS, "no signal for I"),
         _case("scp_times", form, edited(good, 3, 2, b"\2"), Reason.CONFLICTING_RATES, "not recorded at the same time"),

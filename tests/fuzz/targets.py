@@ -291,7 +291,7 @@ def targets() -> tuple[Target, ...]:
         *(Target(form, (writer(ecg(500) // 5),), _hospital, 3) for form, (_, writer) in hospital_files.WRITERS.items()),
         Target(
             "scp-within",
-            (hospital_files.scp(digital // 5),),
+            (hospital_files.scp(digital // 5), hospital_files.scp(digital // 5, beats=(200, 400))),
             lambda data: _hospital(hospital_files.scp_mended(data)),
             3,
         ),

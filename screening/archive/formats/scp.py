@@ -1,7 +1,7 @@
 """SCP-ECG (EN 1064:2005+A1, ISO 11073-91064): sections with checksums, rhythm data as Huffman codes of differences.
 
-Clause numbers are those of EN 1064. Bimodal compression, and the subtraction of reference beats, which lose samples or need
-sections 4 and 5, are refused.
+Clause numbers are those of EN 1064. Reference beats that were subtracted are added again. Bimodal compression, which keeps only
+every few samples between the beats, is refused.
 """
 
 from __future__ import annotations
@@ -73,14 +73,12 @@ def read(data: bytes) -> Leads:
     if 6 not in sections or 3 not in sections:
         raise Refused(Reason.TOO_SHORT, "there is no rhythm data, only reference beats or nothing")
     names, starts, subtracted = _definition(sections[3])
-    nanovolts, microseconds, differences, bimodal, packed = _rhythm(sections[6], len(names))
-    if subtracted or bimodal:
-        raise Refused(
-            Reason.UNKNOWN_FORMAT, "reference beats are subtracted, or samples left out, which is not read here"
-        )
-    if not microseconds:
+    rhythm = _stored(sections[6], len(names))
+    if rhythm.bimodal:
+        raise Refused(Reason.UNKNOWN_FORMAT, "samples are left out between beats (bimodal), which is not read here")
+    if not rhythm.microseconds:
         raise Refused(Reason.MISSING_RATE, "no interval of samples is stated")
-    if not nanovolts:
+    if not rhythm.nanovolts:
         raise Refused(Reason.MISSING_UNITS, "no amplitude of a step is stated")
     if len({(first, last) for _, (first, last) in zip(names, starts, strict=True)}) > 1:
         raise Refused(Reason.CONFLICTING_RATES, "the leads were not recorded at the same time")
@@ -89,16 +87,19 @@ def read(data: bytes) -> Leads:
     if samples * len(names) > MAX_SAMPLES:
         raise Refused(Reason.TOO_LARGE, f"the record claims {samples * len(names)} samples, the limit is {MAX_SAMPLES}")
     codes = _table(sections.get(2))
+    subtraction = _subtraction(sections, rhythm, samples) if subtracted else None
     channels = []
-    for name, of in zip(names, packed, strict=True):
+    for i, name in enumerate(names):
         if name is None:
             continue
-        stored = _uncoded(of, samples, codes) if codes else np.frombuffer(of, "<i2", min(samples, len(of) // 2))
+        signal_nV = _values(rhythm, i, samples, codes) * rhythm.nanovolts
         # Samples are numbered from 1 (5.6.3). Who numbers from 0 may state their count as the last.
-        if len(stored) < samples - (first == 0):
-            raise Refused(Reason.TRUNCATED, f"lead {name} holds {len(stored)} of {samples} samples")
-        channels.append(Channel(name, _summed(stored.astype(np.int64), differences), nanovolts * 1e-6))
-    return trim_ends(assemble(channels, 1e6 / microseconds, source_format=NAME, unit_source="nanovolts a step"))
+        if len(signal_nV) < samples - (first == 0):
+            raise Refused(Reason.TRUNCATED, f"lead {name} holds {len(signal_nV)} of {samples} samples")
+        if subtraction is not None:
+            subtraction.undo(signal_nV, i, first, codes)
+        channels.append(Channel(name, signal_nV, 1e-6))
+    return trim_ends(assemble(channels, 1e6 / rhythm.microseconds, source_format=NAME, unit_source="nanovolts a step"))
 
 
 def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]], bool]:
@@ -112,10 +113,19 @@ def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]]
     return [_LEADS.get(lead) for _, _, lead in found], [(first, last) for first, last, _ in found], bool(flags & 1)
 
 
-def _rhythm(section: bytes, leads: int) -> tuple[int, int, int, int, list[bytes]]:
-    """Return nV a step, us a sample, order of differences, whether bimodal, and each lead's bytes (5.9)."""
+class _Stored(NamedTuple):
+    """What a section of samples holds: the rhythm (5.9) or the reference beat (5.8)."""
+
+    nanovolts: int  # a step
+    microseconds: int  # a sample
+    differences: int  # how often they were taken
+    bimodal: bool
+    packed: list[bytes]  # a lead each
+
+
+def _stored(section: bytes, leads: int) -> _Stored:
     if len(section) < 6 + 2 * leads:
-        raise Refused(Reason.TRUNCATED, "the rhythm data are cut off")
+        raise Refused(Reason.TRUNCATED, "the rhythm data or the reference beats are cut off")
     nanovolts, microseconds, differences, bimodal = struct.unpack_from("<HHBB", section)
     if differences > 2:
         raise Refused(Reason.UNKNOWN_FORMAT, f"differences of order {differences} are not known")
@@ -126,7 +136,56 @@ def _rhythm(section: bytes, leads: int) -> tuple[int, int, int, int, list[bytes]
         at += size
     if at > len(section):
         raise Refused(Reason.TRUNCATED, f"the leads claim {at} bytes of {len(section)}")
-    return nanovolts, microseconds, differences, bimodal, packed
+    return _Stored(nanovolts, microseconds, differences, bool(bimodal), packed)
+
+
+def _values(stored: _Stored, lead: int, samples: int, codes: Codes | None) -> np.ndarray:
+    """Return the steps of a lead, int64, as many as there are of ``samples``."""
+    packed = stored.packed[lead]
+    found = _uncoded(packed, samples, codes) if codes else np.frombuffer(packed, "<i2", min(samples, len(packed) // 2))
+    return _summed(found.astype(np.int64), stored.differences)
+
+
+class _Subtraction(NamedTuple):
+    """The reference beat that was taken away, and where (5.7, 5.8). Samples are numbered from 1."""
+
+    beat: _Stored
+    samples: int  # of the beat
+    fiducial: int  # the sample of the beat that falls on a QRS complex's own
+    zones: list[tuple[int, int, int]]  # of each QRS complex: first sample, fiducial and last one, in the rhythm
+
+    def undo(self, signal_nV: np.ndarray, lead: int, first: int, codes: Codes | None) -> None:
+        """Add the beat of a lead to its rhythm, which begins with sample ``first``, in place."""
+        beat_nV = _values(self.beat, lead, self.samples, codes) * self.beat.nanovolts
+        for zone_first, fiducial, zone_last in self.zones:
+            before = fiducial - self.fiducial  # the rhythm's sample before the beat's first
+            start = max(zone_first, first, before + 1)
+            stop = min(zone_last, first + len(signal_nV) - 1, before + len(beat_nV)) + 1
+            if start < stop:
+                signal_nV[start - first : stop - first] += beat_nV[start - before - 1 : stop - before - 1]
+
+
+def _subtraction(sections: Sections, rhythm: _Stored, samples: int) -> _Subtraction:
+    places, beats = sections.get(4, b""), sections.get(5, b"")
+    if not places or not beats:
+        raise Refused(
+            Reason.TRUNCATED, "reference beats are subtracted, and sections 4 and 5, which tell them, are absent"
+        )
+    if len(places) < 6:
+        raise Refused(Reason.TRUNCATED, "the places of the QRS complexes are cut off")
+    milliseconds, fiducial, count = struct.unpack_from("<HHH", places)
+    if len(places) < 6 + 14 * count:
+        raise Refused(Reason.TRUNCATED, f"places of {count} QRS complexes are claimed in {len(places)} bytes")
+    beat = _stored(beats, len(rhythm.packed))
+    if beat.microseconds != rhythm.microseconds:
+        raise Refused(Reason.UNKNOWN_FORMAT, "reference beats at another rate than the rhythm are not read here")
+    if not beat.nanovolts:
+        raise Refused(Reason.MISSING_UNITS, "no amplitude of a step of the reference beat is stated")
+    complexes = [struct.unpack_from("<HIII", places, 6 + 14 * i) for i in range(count)]
+    zones = [(first, at, last) for kind, first, at, last in complexes if kind == 0]  # of others nothing is subtracted
+    if sum(max(0, last - first + 1) for first, _, last in zones) > samples:
+        raise Refused(Reason.BAD_HEADER, "the subtracted reference beats overlap")
+    return _Subtraction(beat, round(milliseconds * 1000 / beat.microseconds), fiducial, zones)
 
 
 # --- Huffman codes (5.5) ---------------------------------------------------------------------------------------------

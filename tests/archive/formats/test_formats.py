@@ -63,6 +63,14 @@ def test_scp_however_it_is_coded(coded: bool, differences: int) -> None:
     np.testing.assert_allclose(got.signal_mV, wanted("scp-ecg"), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_scp_reference_beats_are_added_where_they_were_subtracted(coded: bool) -> None:
+    # The last one reaches over the end of the strip, the first stands at its beginning.
+    data = made.scp(digital(), coded=coded, beats=(150, 700, 1400, 2222, 4850))
+    assert data != made.scp(digital(), coded=coded)
+    np.testing.assert_allclose(good(decode("x", data, {})).signal_mV, wanted("scp-ecg"), atol=1e-6, rtol=0)
+
+
 @given(st.lists(st.integers(-30_000, 30_000), min_size=8, max_size=40), st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_every_number_comes_out_of_its_huffman_code(values: list[int], differences: int) -> None:
