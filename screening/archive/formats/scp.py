@@ -16,7 +16,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
-from screening.archive.metadata import Facts, as_id, parse_age
+from screening.archive.metadata import Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason
 
 NAME = "scp-ecg"
@@ -295,14 +295,8 @@ def facts(data: bytes) -> Facts:
     """Return what sections 1, 7 and 8 state (5.4, 5.10, 5.11)."""
     sections = _sections(data)
     tags = _tags(sections.get(1, b""))
-    date, time = tags.get(25, b""), tags.get(26, b"")
-    acquired_at = None
-    if len(date) >= 4:
-        clock = struct.unpack_from("<BBB", time) if len(time) >= 3 else (0, 0, 0)
-        try:
-            acquired_at = datetime(*struct.unpack_from("<HBB", date), *clock)
-        except ValueError:
-            acquired_at = None
+    time = tags.get(26, b"")
+    acquired_at = _date(tags.get(25, b""), struct.unpack_from("<BBB", time) if len(time) >= 3 else ())
     age = None
     if len(stated := tags.get(4, b"")) >= 3:
         number, unit = struct.unpack_from("<HB", stated)
@@ -310,6 +304,8 @@ def facts(data: bytes) -> Facts:
             age = parse_age(str(number * _YEARS[unit])) if number and unit in _YEARS else None
         except ValueError:
             age = None
+    if age is None:
+        age = age_at(acquired_at, _date(tags.get(5, b"")))
     rate = duration = None
     if 6 in sections and 3 in sections:
         microseconds = struct.unpack_from("<H", sections[6], 2)[0]
@@ -333,6 +329,14 @@ def facts(data: bytes) -> Facts:
         qrs_ms=qrs_ms,
         paced=True if measured[1:2] > b"\0" else None,
     )
+
+
+def _date(stated: bytes, clock: tuple[int, ...] = ()) -> datetime | None:
+    """Return year, month and day as section 1 holds them (5.4.3), with a time of day; None where they are no date."""
+    try:
+        return datetime(*struct.unpack_from("<HBB", stated), *clock)
+    except (ValueError, struct.error):
+        return None
 
 
 def _statements(section: bytes) -> dict[str, float | None] | None:

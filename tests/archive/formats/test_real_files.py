@@ -175,7 +175,7 @@ def test_calibration_pulses_are_taken_off_and_told(folder: Path) -> None:
     [
         ("muse_xml/example1.xml", {"rate_hz": 500.0, "duration_s": 10.0}),
         ("dicom/waveform_ecg.dcm", {"rate_hz": 1000.0, "duration_s": 10.0, "qrs_ms": 75.0}),
-        ("scp/Example.scp", {"rate_hz": 500.0, "qrs_ms": 120.0, "device": "ELI250", "sex": "male"}),
+        ("scp/Example.scp", {"rate_hz": 500.0, "qrs_ms": 120.0, "device": "ELI250", "sex": "male", "age": 49.0}),
         ("hl7_aecg/hl7aecg_example.xml", {"rate_hz": 100.0, "qrs_ms": 88.0, "paced": False, "device": "BeneHeart R12"}),
         ("scp/demo.scp", {"acquired_at": datetime(2004, 6, 24, 16, 52, 16)}),
     ],
