@@ -42,16 +42,27 @@ def tracing_hashes(signals_mV: np.ndarray, rate_hz: float) -> list[str]:
     bins = max(0, int(np.searchsorted(edges, leads.shape[2], side="left")) - 1)
     changes = np.zeros((*leads.shape[:2], BINS), np.float32)
     if bins > 1:
-        inside = np.nan_to_num(leads[:, :, : edges[bins] + 1], nan=0.0, posinf=0.0, neginf=0.0)
+        inside = leads[:, :, : edges[bins] + 1]
+        if not np.isfinite(inside).all():
+            inside = np.nan_to_num(inside, nan=0.0, posinf=0.0, neginf=0.0)
         # The area under straight lines between samples, so that rates differ in what they resolve and not in time.
         ends = inside[:, :, edges[: bins + 1]]
-        areas = np.add.reduceat(inside[:, :, :-1], edges[:bins], axis=2) + (ends[:, :, 1:] - ends[:, :, :-1]) / 2
+        areas = _sums(inside[:, :, :-1], edges[: bins + 1]) + (ends[:, :, 1:] - ends[:, :, :-1]) / 2
         # From bin to bin: a baseline that wanders, or stands apart, is not what makes a tracing.
         changes[:, :, 1:bins] = np.diff(areas / np.diff(edges[: bins + 1]), axis=2)
         changes /= np.maximum(np.sqrt((changes**2).mean(axis=2, keepdims=True)), 1e-3)
     steps = np.clip(np.round(changes * STEPS), -_LARGEST, _LARGEST).reshape(len(leads), -1)
     packed = np.packbits(steps @ _planes() > 0, axis=1)
     return [row.tobytes().hex() for row in packed]
+
+
+def _sums(samples: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the sums from edge to edge, (records, leads, bins)."""
+    width = edges[1]
+    if samples.shape[2] != width * (len(edges) - 1):  # 20 ms are no whole number of samples
+        return np.add.reduceat(samples, edges[:-1], axis=2)
+    binned = samples.reshape(*samples.shape[:2], -1, width)
+    return np.asarray(binned @ np.ones(width, samples.dtype))  # a third of the time
 
 
 def bits_apart(one: str, other: str) -> int:
