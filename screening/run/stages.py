@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -269,21 +268,10 @@ def batched_logits(
     bundle: Bundle, *, device: str, batch_size: int
 ) -> Callable[[Iterable[np.ndarray]], Iterator[float]]:
     """Return a function from a stream of (12, samples) arrays to their logits, run in padded batches of one shape."""
-    import torch
+    from screening.model.lanes import lanes_for, logits_through
 
-    network = bundle.network(device).for_scoring()
-
-    def logits(signals: Iterable[np.ndarray]) -> Iterator[float]:
-        batch = torch.zeros((batch_size, N_LEADS, bundle.preprocessing.samples), dtype=torch.float32)
-        stream = iter(signals)
-        while chunk := list(islice(stream, batch_size)):
-            batch[: len(chunk)] = torch.from_numpy(np.stack(chunk))
-            batch[len(chunk) :] = 0
-            with torch.inference_mode():
-                found = network(batch.to(device)).float().cpu().numpy()
-            yield from found[: len(chunk)].tolist()
-
-    return logits
+    shape = (batch_size, N_LEADS, bundle.preprocessing.samples)
+    return logits_through(lanes_for(bundle.network(device).for_scoring(), shape, device), batch_size)
 
 
 def _signals(column: pa.ChunkedArray, samples: int) -> np.ndarray:

@@ -11,6 +11,10 @@ Needs no Ray. Side by side in every round, with the bundle that ships, on one co
 - a matrix product of 1024 x 1024 in float32: the rate that "share of the machine" means;
 - the dilated convolutions alone, in the layout that the run gives them.
 
+On a GPU also the roofline (Williams, Waterman, Patterson, CACM 2009; 52:65): a record cannot take less than its FLOP at the
+rate of a matrix product, nor than the bytes that its operators read and write at the rate of a copy, nor than its samples at the
+rate of a copy from pinned memory; and how long the GPU is busy while a run's own lanes score a stream of records.
+
 No time counts without its logits: the largest difference from the network as trained stands beside each.
 """
 
@@ -24,15 +28,19 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from screening.model.bundle import PRETRAINED, load_bundle
 from screening.model.classifier import Classifier, count_flop
 from screening.model.folded import FoldedMSAIC
+from screening.model.lanes import lanes_for, logits_through
 from screening.run.fingerprint import CPU_BATCH, GPU_BATCH
 from screening.run.stages import keep_freed_memory
 from tests.benchmarks.table import Report, Row, machine, show, spread, write_json
@@ -134,6 +142,76 @@ def graphed(network: Classifier, x: Tensor) -> Work:
     return replay
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write while it is entered; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and count."""
+        found = func(*args, **(kwargs or {}))
+        returned = func._schema.returns
+        is_view = bool(returned) and returned[0].alias_info is not None and not returned[0].alias_info.is_write
+        if not is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return found
+
+
+def traffic_of(network: Classifier, x: Tensor) -> int:
+    """Return the bytes that a batch moves between operators, weights among them."""
+    with Traffic() as traffic:
+        network(x)
+    return traffic.bytes
+
+
+def roofline(
+    network: Classifier, x: Tensor, flop: float, product: float, taken: float
+) -> tuple[list[Row], dict[str, Any]]:
+    """Compare a batch's time on a GPU with the least that its FLOP, its bytes and its samples would take.
+
+    ``flop`` is that of the batch, ``product`` the rate of a matrix product, ``taken`` the seconds of the batch as a CUDA graph.
+    """
+    moved = traffic_of(network, x)
+    large = torch.empty(2**28, dtype=torch.uint8, device=x.device)
+    there = torch.empty_like(large)
+    bandwidth = 2 * large.numel() / seconds(lambda: there.copy_(large), "cuda")
+    pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    upload = seconds(lambda: x.copy_(pinned, non_blocking=True), "cuda")
+    least = {"FLOP": flop / product, "bytes": moved / bandwidth, "upload": upload}
+    limit = max(least, key=lambda name: least[name])
+
+    stream = [row.numpy() for row in x.cpu()] * 64
+    through = logits_through(lanes_for(network, (len(x), *x.shape[1:]), "cuda"), len(x))  # type: ignore[arg-type]
+    list(through(stream))
+    begun = time.perf_counter()
+    list(through(stream))
+    streamed = time.perf_counter() - begun
+    batch = len(x)
+    each = ", ".join(f"{name} {1e6 * one / batch:.2f} us" for name, one in least.items())
+    rows = [
+        Row(
+            "roofline / a batch as a CUDA graph, seconds a record",
+            spread([least[limit] / taken]),
+            f"{1e6 * taken / batch:.2f} us",
+            f"{each}; {flop / batch / 1e6:.0f} MFLOP and {moved / batch / 1e6:.2f} MB a record, {bandwidth / 1e9:.0f} GB/s",
+            f"{limit}, and kernels too small to fill the GPU",
+            ">= 0.5",
+        ),
+        Row(
+            "time that the GPU computes / time of a stream through a run's lanes",
+            spread([taken * 64 / streamed]),
+            f"{batch * 64 / streamed:.0f} records/s",
+            f"{batch / taken:.0f} records/s",
+            "stacking of signals by one core, and copies",
+            ">= 0.9",
+        ),
+    ]
+    return rows, {"least_seconds": least, "bytes_a_record": moved / batch, "streamed_s": streamed}
+
+
 def measure(*, device: str = "cpu", batch: int | None = None, rounds: int = 5) -> Report:
     """Time all contenders in turns."""
     torch.set_num_threads(1)
@@ -203,6 +281,11 @@ def measure(*, device: str = "cpu", batch: int | None = None, rounds: int = 5) -
         ),
     ]
     figures = {"batch": batch, "flop_a_record": flop / batch, "seconds": found, "logits_apart": differences}
+    if device == "cuda":
+        with torch.inference_mode():
+            of_roofline, more = roofline(folded, x, flop, max(product), min(found["folded, CUDA graph"]))
+        rows += of_roofline
+        figures |= {"roofline": more}
     return Report(f"scoring on {where}", tuple(rows), figures)
 
 
