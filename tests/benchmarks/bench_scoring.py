@@ -12,8 +12,8 @@ Needs no Ray. Side by side in every round, with the bundle that ships, on one co
 - the dilated convolutions alone, in the layout that the run gives them.
 
 On a GPU also the roofline (Williams, Waterman, Patterson, CACM 2009; 52:65): a record cannot take less than its FLOP at the
-rate of a matrix product, nor than the bytes that its operators read and write at the rate of a copy, nor than its samples at the
-rate of a copy from pinned memory; and how long the GPU is busy while a run's own lanes score a stream of records.
+rate of a matrix product, nor than the bytes that its operators read and write at that of a copy, nor than its samples at that
+of a copy from pinned memory; and how long the GPU is busy while a run's own lanes score a stream of records.
 
 No time counts without its logits: the largest difference from the network as trained stands beside each.
 """
