@@ -490,6 +490,12 @@ def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unr
         yield f"The label rule {rule.name!r} found neither MI nor NORM; does it suit the codes of this archive?"
     if listing.unnameable:
         yield f"{listing.unnameable:,} files were left out because their names are not UTF-8; rename them."
+    if count["other_files"]:
+        yield f"{count['other_files']:,} files of no known format were left out; docs/formats.md lists what is read."
+    if listing.containers:
+        yield (
+            f"{listing.containers:,} zip or tar files were not looked into; unpack them, or scan each by zip::URL or tar::URL."
+        )
     if listing.passed_over:
         yield (
             f"{listing.passed_over:,} folders were passed over: they are links that lead out of the archive, or their "

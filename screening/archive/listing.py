@@ -31,6 +31,7 @@ OTHER_FORMATS = {
     ".scp": "scp",
     ".edf": "edf",
     ".h5": "hdf5",
+    ".hdf": "hdf5",
     ".hdf5": "hdf5",
     ".csv": "csv",
     ".npy": "npy",
@@ -47,6 +48,7 @@ _NO_RECORDS = re.compile(
     re.IGNORECASE,
 )
 """Suffixes of files that lie beside records and are none, which need not be looked into."""
+_CONTAINERS = (".zip", ".tar", ".tgz", ".7z", ".rar")
 _NO_NAMES = frozenset(
     ("RECORDS", "ANNOTATORS", "LICENSE", "README", "SHA256SUMS", "MD5SUMS", "CHANGELOG", "Makefile", "NOTICE")
 )
@@ -143,13 +145,19 @@ def format_by_name(path: str) -> str | None:
     return OTHER_FORMATS.get(suffix.lower())
 
 
-def may_be_record(name: str) -> bool:
-    """Whether a file that no suffix tells to be a record may be one by its bytes: DICOM files often have no suffix."""
+def may_be_record(name: str, *, beside_headers: bool) -> bool:
+    """Whether a file that no suffix tells to be a record may be one by its bytes: DICOM files often have no suffix.
+
+    Signal files of WFDB are none, and texts hardly ever; in a folder without headers both are looked into.
+    """
     stem, suffix = posixpath.splitext(name)
     if suffix.lower() == PACKED_SUFFIX:
         stem, suffix = posixpath.splitext(stem)
-    is_wfdb = suffix in (HEADER_SUFFIX, *SIGNAL_SUFFIXES)
-    return not (is_wfdb or name.startswith(".") or _NO_RECORDS.fullmatch(suffix) or stem in _NO_NAMES)
+    if name.startswith(".") or stem in _NO_NAMES:
+        return False
+    if suffix in SIGNAL_SUFFIXES or suffix.lower() == ".txt":
+        return not beside_headers
+    return not _NO_RECORDS.fullmatch(suffix)
 
 
 def member_of(location: str) -> str | None:
@@ -295,6 +303,7 @@ class Folder:
 
     def records(self) -> Iterator[str]:
         """Yield the names of the files that open a record, or may do so, sorted."""
+        beside_headers = any(suffix == HEADER_SUFFIX for files in self.files.values() for suffix, _, _ in files)
         for stem in sorted(self.files):
             suffixes = sorted(suffix for suffix, _, _ in self.files[stem])
             is_wfdb = HEADER_SUFFIX in suffixes
@@ -302,8 +311,17 @@ class Folder:
                 yield stem + HEADER_SUFFIX
             for suffix in suffixes:
                 is_known = location_of(stem + suffix)[1] != "wfdb"
-                if is_known or (not is_wfdb and may_be_record(stem + suffix)):
+                is_header = suffix == HEADER_SUFFIX
+                if (
+                    is_known
+                    or not (is_wfdb or is_header)
+                    and may_be_record(stem + suffix, beside_headers=beside_headers)
+                ):
                     yield stem + suffix
+
+    def containers(self) -> int:
+        """Return how many files are archives themselves."""
+        return sum(suffix.lower() in _CONTAINERS for files in self.files.values() for suffix, _, _ in files)
 
 
 class _Level(NamedTuple):
@@ -330,6 +348,7 @@ class Listing:
         self._records_read: set[str] = set()
         self.unnameable = 0  # headers whose names are not UTF-8: no table could hold them
         self.passed_over = 0  # folders that no path leads to, or one that leaves the archive
+        self.containers = 0  # files that are archives themselves
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
@@ -373,6 +392,7 @@ class Listing:
                     self._linked.add(content.real)
             self._keep(at, content)
             self._shrink()
+            self.containers += content.containers()
             for name in content.records():
                 if _is_text(posixpath.join(at, name)):
                     yield posixpath.join(at, name)

@@ -107,6 +107,11 @@ def _of(values: list[T], places: list[int]) -> list[T]:
     return [values[i] for i in places]
 
 
+def _states(kind: str) -> bool:
+    """Whether files of a format say more of their record than a table beside them may."""
+    return kind != "wfdb" and kind not in SIDECAR_FORMATS
+
+
 def _most(suffix: str) -> int:
     return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else MAX_STATED_BYTES
 
@@ -213,17 +218,22 @@ class Scan:
             size, version = version_of([*found, *sidecar]) if found is not None else (0, ABSENT)
             sizes.append(size)
             versions.append(version)
-        kept = self._compare(ids, versions, [fact is None for fact in facts])
-        for i, row in kept.items():
+        before = self._compare(
+            ids, versions, [fact is None or _states(kind) for fact, kind in zip(facts, kinds, strict=True)]
+        )
+        for i, row in before.items():
             kinds[i] = row["format"]
-        looks = self._read_files(locations, files, facts, kept, kinds)
-        rows = [kept.get(i) or self._row(fact or Facts()) for i, fact in enumerate(facts)]
+        looks, stated = self._read_files(locations, files, facts, before, kinds)
+        rows = [
+            before[i] if fact is None and i in before else self._row_of(fact, stated.get(i), before.get(i))
+            for i, fact in enumerate(facts)
+        ]
         if source.found_by == "listing":
             # A file that nothing names is a record only where its bytes, or a sidecar, say so.
             stay = [
                 i
                 for i in range(len(ids))
-                if self._is_record(locations[i], kinds[i], beside[i], i in kept, looks.get(i))
+                if self._is_record(locations[i], kinds[i], beside[i], i in before, looks.get(i))
             ]
             self.count["new"] -= len(ids) - len(stay)
             keep, ids, locations, kinds = _of(keep, stay), _of(ids, stay), _of(locations, stay), _of(kinds, stay)
@@ -274,8 +284,8 @@ class Scan:
         found = iter(self._listing.find([location for location in locations if location is not None]))
         return [None if location is None else next(found) for location in locations]
 
-    def _compare(self, ids: list[str], versions: list[str], without_facts: list[bool]) -> dict[int, dict[str, Any]]:
-        """Count new, changed and unchanged records; return the rows that need not be read again."""
+    def _compare(self, ids: list[str], versions: list[str], from_file: list[bool]) -> dict[int, dict[str, Any]]:
+        """Count new, changed and unchanged records; return the rows of those whose files need not be read again."""
         if self._previous is None:
             self.count["new"] += len(ids)
             return {}
@@ -287,7 +297,7 @@ class Scan:
         self.count["changed"] += len(ids) - new - int(same.sum())
         if not self._reuse:
             return {}
-        return {int(i): self._previous.row(int(positions[i])) for i in np.flatnonzero(same) if without_facts[i]}
+        return {int(i): self._previous.row(int(positions[i])) for i in np.flatnonzero(same) if from_file[i]}
 
     def _sidecars(self, locations: list[str], kinds: list[str]) -> list[list[FileFacts]]:
         """Return for each record the sidecar that holds for it, as one more file: a change of it changes the record."""
@@ -315,23 +325,28 @@ class Scan:
         locations: list[str],
         files: list[list[FileFacts] | None],
         facts: list[Facts | None],
-        kept: dict[int, dict[str, Any]],
+        before: dict[int, dict[str, Any]],
         kinds: list[str],
-    ) -> dict[int, str]:
-        """Fill in the facts that only the files state, many at once, and in ``kinds`` what these are; return the latter."""
+    ) -> tuple[dict[int, str], dict[int, Facts]]:
+        """Return what files are, as far as their bytes tell, and what they state, many read at once; fill in ``kinds``.
+
+        Of WFDB with a table nothing is read: the table says more than its headers.
+        """
         wanted = [
             i
             for i, found in enumerate(files)
-            if facts[i] is None
-            and i not in kept
+            if (facts[i] is None or _states(kinds[i]))
+            and i not in before
             and kinds[i] not in SIDECAR_FORMATS
             and any(size <= _most(suffix) for suffix, size, _ in found or () if locations[i].endswith(suffix))
         ]
         # Several at once: handing one small file to a thread costs as much as reading it.
         together = max(1, len(wanted) // (4 * WORKERS))
-        chunks = [[locations[i] for i in wanted[at : at + together]] for at in range(0, len(wanted), together)]
-        read = chain.from_iterable(self._pool.map(lambda chunk: [self._stated(at) for at in chunk], chunks))
+        named = [(locations[i], kinds[i]) for i in wanted]
+        chunks = [named[at : at + together] for at in range(0, len(wanted), together)]
+        read = chain.from_iterable(self._pool.map(lambda chunk: [self._stated(*one) for one in chunk], chunks))
         looks: dict[int, str] = {}
+        facts_of: dict[int, Facts] = {}
         for i, (kind, stated, unreadable) in zip(wanted, read, strict=True):
             self._unreadable.update(unreadable)
             if kind is not None:
@@ -340,13 +355,15 @@ class Scan:
                 self.count["headers_unreadable"] += int(kind is not None or locations[i].endswith(HEADER_SUFFIX))
                 continue
             self.count["headers_read"] += 1
-            facts[i] = stated
-        return looks
+            facts_of[i] = stated
+        return looks, facts_of
 
-    def _stated(self, location: str) -> tuple[str | None, Facts | None, Counter[str]]:
+    def _stated(self, location: str, kind: str) -> tuple[str | None, Facts | None, Counter[str]]:
         """Return what format a file is of, None where it is not known, what it states, and what of that is no value."""
         unreadable: Counter[str] = Counter()
         try:
+            if kind == UNTOLD and formats.format_of(self._reader.beginning(location, formats.HEAD)) is None:
+                return None, None, unreadable  # most such files are none of ours, and may be large
             data = self._reader.beginning(location, _most(location[location.rfind(".") :]))
         except (Refused, PermissionError):  # of this one record; the run will say so
             return None, None, unreadable
@@ -356,6 +373,16 @@ class Scan:
         if known is None:
             return None, None, unreadable
         return known.NAME, formats.facts(data), unreadable
+
+    def _row_of(self, told: Facts | None, stated: Facts | None, before: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the row of a record: what its table tells, and where that is silent, what its file states or stated before."""
+        row = self._row(told or stated or Facts())
+        if told is None or (stated is None and before is None):
+            return row
+        beside = dict(before or self._row(stated or Facts()))
+        if told.statements is not None:
+            beside |= {name: row[name] for name in ("labels", "label")}
+        return {name: beside[name] if value is None else value for name, value in row.items()}
 
     def _row(self, facts: Facts) -> dict[str, Any]:
         labels, label = self._labeller(facts.statements)

@@ -115,10 +115,10 @@ def test_a_table_that_unpacks_to_one_row_without_end(tmp_path: Path) -> None:
         for _ in range(50):
             stream.write(b"a/r,1\n" * 100_000)
     assert table.stat().st_size < 60_000
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UserError, match=r"rows of t\.csv\.gz name no record, or one named before"):
         build_catalog(str(tmp_path / "archive"), str(tmp_path / "c"), metadata=str(table), mapping=MAPPING, key=KEY)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 # --- Zip files ---------------------------------------------------------------------------------------------------------
@@ -171,9 +171,9 @@ def test_odd_rates_are_decoded_in_time(tmp_path: Path) -> None:
         files["r.hea"] = files["r.hea"].replace(b"r 12 500 ", f"r 12 {rate} ".encode())
         corpus.write([corpus.Case(rate, {f"{rate}/{k}": v for k, v in files.items()}, f"{rate}/r.hea")], tmp_path / "a")
     (tmp_path / "a" / "RECORDS").unlink()
-    begun = time.monotonic()
+    begun = time.process_time()
     build_catalog(str(tmp_path / "a"), str(tmp_path / "c"), deidentified=True)
     found = outcomes(tmp_path / "c")
     assert len(found) == len(rates)
     assert set(found.values()) <= {None, Reason.TOO_SHORT, Reason.NOISE}
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20

@@ -16,6 +16,7 @@ from screening.archive.catalog import build_catalog, open_catalog
 from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
 from screening.archive.formats import sidecar as tables
 from screening.archive.leads import Channel, assemble, trim_ends
+from screening.archive.metadata import ColumnMapping
 from screening.archive.reader import ArchiveReader, decode
 from screening.contract import LEADS, Reason
 from screening.recording import Recording, Rejected
@@ -368,3 +369,46 @@ def test_formats_are_read_from_an_object_store(s3: dict[str, Any], tmp_path: Pat
     changed = ArchiveReader(f"s3://{root}", s3).read("many.h5#0", "x", version=rows["many.h5#0"]["version"])
     assert isinstance(changed, Rejected)
     assert changed.reason == Reason.CHANGED
+
+
+def test_bytes_tell_a_format_whatever_the_suffix_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    (root / "beside").mkdir(parents=True)
+    names = {"1.dat": "muse-xml", "2.mat": "dicom", "3.txt": "scp-ecg", "4": "edf", "5.ECG": "hl7-aecg"}
+    for name, form in names.items():
+        (root / name).write_bytes(file_of(form))
+    for name in ("README.txt", "notes.txt", "page.pdf"):
+        (root / name).write_text("of no format")
+    (root / "more.zip").write_bytes(b"PK\x03\x04")
+    (root / "beside" / "r.hea").write_text("r 1 500 5000\nother.dat 16 1000/mV 16 0 0 0 0 I\n")
+    (root / "beside" / "other.dat").write_bytes(bytes(10_000))
+    summary = build_catalog(str(root), str(tmp_path / "catalog"), deidentified=True)
+    found = {row["record_id"]: row["format"] for row in rows_of(tmp_path)}
+    assert found == {**names, "beside/r": "wfdb"}
+    told = " ".join(summary.warnings)
+    assert "1 files of no known format were left out" in told  # notes.txt; the other two have names that say enough
+    assert "1 zip or tar files were not looked into; unpack them" in told
+    reader = ArchiveReader(str(root))
+    assert all(isinstance(reader.read(name, "x"), Recording) for name in names)
+
+
+def test_a_table_does_not_hide_what_files_state(tmp_path: Path) -> None:
+    root, out, table = tmp_path / "archive", tmp_path / "catalog", tmp_path / "table.csv"
+    root.mkdir()
+    (root / "1.xml").write_bytes(file_of("muse-xml"))
+    mapping = ColumnMapping(path="file", age="years", site="place")
+
+    def scanned(row: str) -> tuple[dict[str, Any], int]:
+        table.write_text(f"file,years,place\n{row}\n")
+        summary = build_catalog(str(root), str(out), metadata=str(table), mapping=mapping, deidentified=True)
+        (found,) = rows_of(tmp_path)
+        return found, summary.headers_read
+
+    first, read = scanned("1.xml,55,north")
+    assert (first["age"], first["site"], first["format"]) == (55, "north", "muse-xml"), "what the table tells, holds"
+    assert (first["qrs_ms"], first["lbbb"], first["sex"], first["rate_hz"]) == (152, True, "male", 500)
+    assert first["acquired_at"].isoformat() == "2011-02-03T08:09:10"
+    assert read == 1
+    again, read = scanned("1.xml,56,north")
+    assert again == first | {"age": 56}
+    assert read == 0, "an unchanged file is not read again"
