@@ -270,7 +270,7 @@ def test_what_a_cluster_refuses(head: Head, catalog: Path, tmp_path: Path) -> No
     said = f"Error: {head.control} answers, and lets nobody in with the token that is (or is not) given here; export RAY_AUTH"
     assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
     assert refused.stderr.count("Error") == 1
-    assert not list((tmp_path / "runs").glob("*/manifest.json"))
+    assert not (tmp_path / "runs").exists()
 
     stranger = Head(head.url, head.control, {**head.environment, "RAY_AUTH_TOKEN": "0" * 64})
     refused = stranger.submit("screen-by-a-stranger", "screen.py", "--help")
