@@ -64,6 +64,7 @@ class RunOutcome:
     published: bool
     already: bool = False  # it was published before and nothing was done
     unfinished: tuple[str, ...] = ()  # why shards were left, one sentence a shard
+    undone: int = 0  # shards that storage or a fault left; those for which the hours had no time are none of these
     packed: int = 0  # records read from the pack, this time
     damaged: int = 0  # records that the pack should have given, and the archive gave
     this_time: int = 0  # records done by this process
@@ -325,6 +326,7 @@ def _finish(
     begun = time.monotonic()
     first = 0.0
     unfinished: list[str] = []
+    hours_over = False
     workers = min(workers, len(pending))
     on_event(
         "run.planned",
@@ -365,6 +367,7 @@ def _finish(
             on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
             _require(lease, run)
             if until is not None and time.monotonic() > until:
+                hours_over = True
                 break
     _require(lease, run)
     seconds = time.monotonic() - begun
@@ -400,6 +403,7 @@ def _finish(
         total,
         published=published,
         unfinished=tuple(unfinished),
+        undone=min(left, len(unfinished)) if hours_over else left,
         packed=tally["packed"],
         damaged=tally["damaged"],
         this_time=tally["done"] - at_start,

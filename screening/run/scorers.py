@@ -1,4 +1,4 @@
-"""How many scorers a run has, and what each takes of the machines; without Ray, so that it is known before Ray Data is loaded."""
+"""How many scorers a run has, and what each takes of the machines; without Ray, so that it is known before Ray Data loads."""
 
 from __future__ import annotations
 
