@@ -6,6 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from screening.watch import answers
+
+if TYPE_CHECKING:
+    from screening.run.pipeline import Progress
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells the driver of a submitted job, among other things, its submission id."""
@@ -22,6 +28,10 @@ def tell_job(facts: Mapping[str, object]) -> None:
     if submission is None:
         return
     with suppress(Exception):  # a note for people is not worth a run
+        if not answers(
+            os.environ["RAY_ADDRESS"]
+        ):  # Ray's own client would wait for a minute, and then end this process
+            return
         from ray._private.ray_constants import KV_NAMESPACE_JOB
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.dashboard.modules.job.common import JobInfoStorageClient
@@ -31,3 +41,30 @@ def tell_job(facts: Mapping[str, object]) -> None:
         info = json.loads(control.internal_kv_get(key, namespace=KV_NAMESPACE_JOB))
         info["metadata"] = {**(info["metadata"] or {}), **{name: str(fact) for name, fact in facts.items()}}
         control.internal_kv_put(key, json.dumps(info).encode(), True, namespace=KV_NAMESPACE_JOB)
+
+
+class AtWork:
+    """Knows which run is at work and how far it is, for the moment at which it ends too early."""
+
+    def __init__(self) -> None:
+        self._run_id: str | None = None
+        self._counts: Progress | None = None
+
+    def hear(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Hear an event of `pipeline.screen`."""
+        if event == "run.planned":
+            self._run_id, self._counts = facts["run_id"], None
+        elif event == "run.published":
+            self._run_id, self._counts = None, None
+
+    def heard(self, now: Progress) -> None:
+        """Hear of its progress."""
+        self._counts = now
+
+    def so_far(self) -> dict[str, object]:
+        """Return what is to be told of a run that was begun and is not published; empty where there is none."""
+        if self._run_id is None:
+            return {}
+        names = ("done", "scored", "rejected", "flagged")
+        counts = {name: getattr(self._counts, name) for name in names} if self._counts is not None else {}
+        return {"run_id": self._run_id, **counts}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from datetime import date as date_of
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -19,15 +21,17 @@ from screening.cli.record import Record, audit_option
 from screening.cli.state import default_tracking_uri, model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
-from screening.job import tell_job
+from screening.job import AtWork, tell_job
 
 if TYPE_CHECKING:
     from screening.archive.identity import PseudonymKey
+    from screening.model.bundle import Bundle
     from screening.nightly.health import Finding
     from screening.nightly.night import Ended
     from screening.nightly.notify import NotifySettings
     from screening.nightly.record import Night
     from screening.nightly.settings import NightlySettings
+    from screening.run.pipeline import Progress
 
 
 @click.command("nightly")
@@ -46,7 +50,12 @@ if TYPE_CHECKING:
 @click.option("--max-records", type=int, help="Records to begin in one night, newest first; the rest waits.")
 @click.option("--max-hours", type=float, help="Hours of one night for screening, newest first; the rest waits.")
 @click.option("--keep-nights", type=int, help="Remove runs of earlier nights once no row of theirs counts.")
-@click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Day that names the night [today, UTC].")
+@click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Day that names the night [that of its evening: from noon to noon, UTC].",
+)
+@click.option("--again", is_flag=True, help="Begin another attempt although the night ended well already.")
 @click.option("--address", help="Ray cluster to use; default: this machine, or the cluster of the Ray job.")
 @click.option("--worklist/--no-worklist", default=None, help="Write the private list of flagged patients too.")
 @click.option("--mlflow/--no-mlflow", default=None, help="Tell MLflow of runs and reports.")
@@ -61,6 +70,7 @@ if TYPE_CHECKING:
 def command(
     path: Path | None,
     date: datetime | None,
+    again: bool,
     only_id: bool,
     storage_options: dict[str, Any],
     state: Path,
@@ -79,65 +89,104 @@ def command(
     again, or let the next night go on with it.
     """
     from screening.model.bundle import load_bundle
-    from screening.nightly.health import judge
+    from screening.nightly.book import evening_of
     from screening.nightly.night import Around, run_night, tonights_id
-    from screening.nightly.record import Night, Outcome
     from screening.nightly.settings import NightlySettings
-    from screening.run.metrics import Meter
     from screening.settings import load_settings
 
     settings = load_settings(NightlySettings, path, overrides)
-    day = (date or datetime.now(UTC)).date()
-    meter = Meter(settings.metrics_file)
+    tonight = evening_of(datetime.now(UTC))
+    day = date.date() if date is not None else tonight
+    teller = _Teller(settings, tonight)
 
-    def hear(event: str, facts: dict[str, Any]) -> None:
-        meter(event, facts)
-        tell(event, facts)
+    def model() -> Bundle:
+        uri = tracking_uri or default_tracking_uri(state)
+        return load_bundle(model_folder(settings.model, state=state, tracking_uri=uri, storage_options=storage_options))
 
-    def ended_as(night: Night, findings: Sequence[Finding]) -> None:
-        tell("night.ended", {"night": night.date, "outcome": night.outcome, "run_ids": night.run_ids})
-        meter.night(night, [(one.kind, one.level) for one in findings], at=time())
-        _notify(night, findings, settings.notify)
-
-    begun = datetime.now(UTC)
-    try:
-        model = model_folder(settings.model, state=state, tracking_uri=tracking_uri, storage_options=storage_options)
-        bundle = load_bundle(model)
-    except UserError as error:  # a registry that is down, before anything was begun: somebody is to know in the morning
-        if not only_id:
-            at = [moment.isoformat(timespec="seconds") for moment in (begun, datetime.now(UTC))]
-            night = Night(date=str(day), outcome=Outcome.FAILED, started_at=at[0], finished_at=at[1], error=str(error))
-            ended_as(night, judge(night, [], settings.health))
-        raise
     if only_id:
-        click.echo(tonights_id(settings, bundle, day, storage_options))
+        click.echo(tonights_id(settings, model(), day, storage_options, again=again))
         return EXIT_DONE
     with RunProgress(quiet=as_json or is_json()) as progress:
+
+        def update(now: Progress) -> None:
+            teller.at_work.heard(now)
+            progress.update(now)
+
+        def begun() -> Bundle:
+            teller.write_metrics()
+            return model()
+
         around = Around(
             clock=lambda: datetime.now(UTC),
             record=record,
-            key=_key(settings),
+            key=lambda: _key(settings),
             tracking_uri=tracking_uri or default_tracking_uri(state),
             storage_options=storage_options,
             on_stage=stage if is_json() else progress.stage,
-            on_progress=progress.update,
-            on_event=hear,
-            on_end=ended_as,
+            on_progress=update,
+            on_event=teller.hear,
+            on_end=teller.ended,
         )
-        ended = run_night(settings, bundle, day, around)
-    of_it = {
-        name: getattr(ended.night, name) for name in ("outcome", "planned", "scored", "rejected", "flagged", "waiting")
-    }
-    tell_job({"night": ended.night_id, "run_ids": " ".join(ended.night.run_ids), **of_it})
+        ended = run_night(settings, begun, day, around, again=again)
     if as_json:
         findings = [one.to_json() for one in ended.findings]
         facts = {"id": ended.night_id, "already": ended.already, "findings": findings, **ended.night.to_json()}
         click.echo(json.dumps(facts, indent=1))
     elif ended.already:
-        click.echo(f"The night {ended.night_id} is done already ({ended.night.outcome}); nothing was left to do.")
+        click.echo(_done_already(ended))
     else:
         click.echo(ended.summary, nl=False)
-    return _exit_code(ended, settings.run.reject_limit)
+    return exit_code(ended, settings.run.reject_limit)
+
+
+def _done_already(ended: Ended) -> str:
+    night = ended.night
+    waiting = f"; {night.waiting:,} records wait for the nights to come" if night.waiting else ""
+    return (
+        f"The night {ended.night_id} ended well already ({night.outcome.replace('_', ' ')}{waiting}), and nothing was done "
+        "now; --again begins another attempt at it."
+    )
+
+
+class _Teller:
+    """Tells logs, metrics, the Ray job, and whoever is named in the settings, how the night goes and how it ended."""
+
+    def __init__(self, settings: NightlySettings, tonight: date_of) -> None:
+        from screening.run.metrics import Meter
+
+        self._settings, self._tonight = settings, tonight
+        self._meter, self._writes = Meter(), False
+        self.at_work = AtWork()
+
+    def write_metrics(self) -> None:
+        """Write the metrics file from now on; UserError where it cannot be written."""
+        from screening.run.metrics import Meter
+
+        self._meter, self._writes = Meter(self._settings.metrics_file), True
+
+    def hear(self, event: str, facts: dict[str, Any]) -> None:
+        """Hear an event of a run."""
+        self._meter(event, facts)
+        self.at_work.hear(event, facts)
+        tell(event, facts)
+
+    def ended(self, ended: Ended) -> None:
+        """Hear that an attempt ended, or that an earlier one had done the night's work."""
+        night = ended.night
+        if not self._writes:  # it failed before anything else
+            with suppress(UserError):
+                self.write_metrics()
+        if not ended.already or night.date == str(self._tonight):  # an earlier night's success is no news of today
+            self._meter.night(night, [(one.kind, one.level) for one in ended.findings], at=time())
+        counted = ("outcome", "planned", "scored", "rejected", "flagged", "waiting")
+        of_it = {name: getattr(night, name) for name in counted}
+        # of a run that was begun and is not published; the night's own counts are of those that are
+        of_it |= {name if name == "run_id" else f"run_{name}": fact for name, fact in self.at_work.so_far().items()}
+        tell_job({"night": ended.night_id, "run_ids": " ".join(night.run_ids), **of_it})
+        if ended.already:
+            return
+        tell("night.ended", {"night": night.date, "outcome": night.outcome, "run_ids": night.run_ids})
+        _notify(night, ended.findings, self._settings.notify)
 
 
 def _key(settings: NightlySettings) -> PseudonymKey | None:
@@ -168,7 +217,8 @@ def _notify(night: Night, findings: Sequence[Finding], settings: NotifySettings)
             click.echo(f"Note: {sentence}", err=True)
 
 
-def _exit_code(ended: Ended, reject_limit: float) -> int:
+def exit_code(ended: Ended, reject_limit: float) -> int:
+    """Return what the command ends with."""
     night = ended.night
     if ended.already:
         return EXIT_DONE

@@ -15,10 +15,10 @@ from screening.cli.record import Record, audit_option, logged_url
 from screening.cli.state import model_folder, state_option, tracking_option
 from screening.cli.storage import storage_option
 from screening.errors import UserError
-from screening.job import tell_job
+from screening.job import AtWork, tell_job
 
 if TYPE_CHECKING:
-    from screening.run.pipeline import RunOutcome
+    from screening.run.pipeline import Progress, RunOutcome
 
 
 @click.command("run")
@@ -82,13 +82,21 @@ def command(
     what = {"catalog": logged_url(catalog), "runs": logged_url(runs)}
     meter = Meter(metrics_file)
 
+    at_work = AtWork()
+
     def hear(event: str, facts: dict[str, Any]) -> None:
         meter(event, facts)
+        at_work.hear(event, facts)
         tell(event, facts)
 
     record("run.started", what | {"model": model_ref})
     try:
         with RunProgress(quiet=as_json or is_json()) as progress:
+
+            def update(now: Progress) -> None:
+                at_work.heard(now)
+                progress.update(now)
+
             outcome = screen(
                 catalog,
                 runs,
@@ -98,12 +106,13 @@ def command(
                 storage_options=storage_options,
                 packed=packed,
                 on_stage=stage if is_json() else progress.stage,
-                on_progress=progress.update,
+                on_progress=update,
                 on_event=hear,
             )
     except BaseException as error:
         with suppress(UserError):  # what ended the run is the news, not that the disk is too full to note it
             record("run.interrupted", what | {"by": type(error).__name__})
+        tell_job({**at_work.so_far(), "published": False})
         raise
     ended = "run.published" if outcome.published and not outcome.already else "run.was_published_before"
     record(

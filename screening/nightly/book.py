@@ -17,20 +17,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from screening.errors import UserError
 from screening.nightly.record import Night, Outcome
-from screening.storage import Folder
+from screening.storage import REMOTE_READS, Folder, ahead
 
 FOLDER = "nights"
 LOOKED_AT = 90
-"""Attempts, newest first, that are looked at: how the last nights went, and which attempt is next."""
+"""Attempts, newest first, that are looked at to know how the last nights went; retention looks at all."""
+UNKNOWN_MODEL = "unknown-model"
+"""In the place of the label, in the id of an attempt that failed before it knew which model was to score."""
+_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})-.+-(\d+)")
 SCREEN, REMOVE = "screen", "remove"
 
 
@@ -44,6 +47,17 @@ class Entry:
     attempt: int
     started_at: str
     night: Night | None  # None while it is at work, or where its process ended without a word
+
+
+def evening_of(at: datetime) -> date:
+    """Return the day that names the night of a moment: that of the evening, for whatever lies between noon and noon, UTC.
+
+    So a night that is made up for, tried again or ended in the morning does not take the name of the one to come.
+
+    >>> [str(evening_of(datetime(2026, 11, 23, hour, 30, tzinfo=UTC))) for hour in (4, 22)]
+    ['2026-11-22', '2026-11-23']
+    """
+    return (at.astimezone(UTC) - timedelta(hours=12)).date()
 
 
 def model_label(name: str, version: str) -> str:
@@ -64,41 +78,75 @@ def night_id(day: date | str, label: str, attempt: int) -> str:
 class Book:
     """The book of the nights of a folder of runs."""
 
+    runs: Folder
     folder: Folder  # RUNS/nights
 
     @classmethod
     def of(cls, runs: Folder) -> Book:
         """Return the book that is kept in a folder of runs."""
-        return cls(runs.folder(FOLDER))
+        return cls(runs, runs.folder(FOLDER))
 
     # --- Attempts ------------------------------------------------------------------------------------------------
 
-    def entries(self) -> list[Entry]:
-        """Return the last attempts, oldest first.
+    def _names(self) -> list[str]:
+        return [name for name in self.folder.names() if _NAME.fullmatch(name)]
+
+    def entries(self, day: date) -> list[Entry]:
+        """Return the last attempts, and all of ``day``, oldest first.
 
         Raises
         ------
         UserError
             One of them cannot be read.
         """
-        names = [name for name in self.folder.names() if re.match(r"\d{4}-\d{2}-\d{2}-", name)]
+        names = self._names()
+        looked_at = {name for name in names if name.startswith(f"{day}-")} | set(names[-LOOKED_AT:])
         with ThreadPoolExecutor(16) as pool:
-            found = [entry for entry in pool.map(self._entry, names[-LOOKED_AT:]) if entry is not None]
+            found = [entry for entry in pool.map(self._entry, sorted(looked_at)) if entry is not None]
         return sorted(found, key=lambda entry: (entry.started_at, entry.date, entry.attempt))
 
     def _entry(self, name: str) -> Entry | None:
         try:
             started = json.loads(self.folder.read(f"{name}/started.json"))
-            night = None
-            with suppress(FileNotFoundError):
-                night = Night.from_json(json.loads(self.folder.read(f"{name}/night.json")))
-            return Entry(name, started["date"], started["label"], started["attempt"], started["started_at"], night)
+            facts = {key: started[key] for key in ("date", "label", "attempt", "started_at")}
+            return Entry(name, **facts, night=self._night(name))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{name} in {self.folder.url} is damaged ({type(error).__name__}); restore it from a copy, or remove it"
             ) from error
+
+    def _night(self, name: str) -> Night | None:
+        try:
+            return Night.from_json(json.loads(self.folder.read(f"{name}/night.json")))
+        except FileNotFoundError:
+            return None
+
+    def all_nights(self, known: Iterable[Entry]) -> Iterator[Night]:
+        """Yield the record of every attempt there ever was, of the newest day first, read as they are asked for.
+
+        One that cannot be read is passed over: of what it made nothing is known.
+
+        Parameters
+        ----------
+        known
+            Attempts that were read already.
+        """
+        read = {entry.night_id: entry.night for entry in known}
+
+        def look(name: str) -> Night | None:
+            with suppress(ValueError, UserError):
+                return read[name] if name in read else self._night(name)
+            return None
+
+        with ThreadPoolExecutor(REMOTE_READS) as pool:
+            yield from (night for night in ahead(pool, look, reversed(self._names())) if night is not None)
+
+    def next_attempt(self, day: date) -> int:
+        """Return the number of the attempt at a night that would begin now, whatever models its attempts had."""
+        found = [_NAME.fullmatch(name) for name in self._names()]
+        return max((int(one[2]) for one in found if one and one[1] == str(day)), default=0) + 1
 
     def begin(self, day: date, label: str, attempt: int, *, started_at: str) -> str:
         """Note that an attempt begins, and return its id."""
@@ -176,23 +224,10 @@ class Book:
         self.folder.remove(f"untold/{name}.json")
 
 
-def ended_well(entries: list[Entry], day: date, bundle_sha256: str) -> Entry | None:
-    """Return the attempt that did a day's work with this model already, if one did."""
-    for entry in reversed(entries):
-        night = entry.night
-        if (
-            entry.date == str(day)
-            and night is not None
-            and night.outcome.success
-            and night.bundle_sha256 == bundle_sha256
-        ):
-            return entry
+def ended_well(entries: list[Entry], day: date, label: str, bundle_sha256: str) -> Entry | None:
+    """Return the last attempt at a night with this model if it ended well: then the night's work is done."""
+    of_it = [entry for entry in entries if (entry.date, entry.label) == (str(day), label)]
+    night = of_it[-1].night if of_it else None
+    if night is not None and night.outcome.success and night.bundle_sha256 == bundle_sha256:
+        return of_it[-1]
     return None
-
-
-def next_attempt(entries: list[Entry], day: date, label: str, *, at_work: bool = False) -> int:
-    """Return the number of the attempt that would begin now; where one is at work, its own."""
-    of_day = [entry for entry in entries if (entry.date, entry.label) == (str(day), label)]
-    if at_work and of_day and of_day[-1].night is None:
-        return of_day[-1].attempt
-    return max((entry.attempt for entry in of_day), default=0) + 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
-from screening.nightly.book import Entry
+from screening.nightly.record import Night
 from screening.run.current import Current
 from screening.run.duck import MEMORY_MB, database, literal, path_namer
 from screening.run.winners import INDEX
@@ -20,18 +21,33 @@ def superseded(current: Current, *, memory_mb: int = MEMORY_MB) -> frozenset[str
     return frozenset(run.run_id for at, run in enumerate(current.indexed) if at not in served)
 
 
-def to_remove(current: Current, entries: Sequence[Entry], tonight: Sequence[str], *, keep_nights: int) -> list[str]:
+def to_remove(
+    current: Current, attempts: Iterable[Night], *, day: str, tonight: Sequence[str], keep_nights: int
+) -> list[str]:
     """Return the runs to be removed: made by nights before the last ``keep_nights``, and without a row that counts.
+
+    A night is a day of which an attempt ended well; what attempts that did not had published goes with their day. Runs that no
+    night made stay.
 
     Parameters
     ----------
-    entries
-        The attempts before tonight's, oldest first; of these, those that ended well are nights.
+    attempts
+        Those before, of the newest day first. They are asked for only as far as they matter.
+    day
+        Tonight's, which is the first that is kept.
     tonight
-        Tonight's runs. Those that no night made stay.
+        Tonight's runs.
     """
-    good = [entry.night.run_ids for entry in entries if entry.night is not None and entry.night.outcome.success]
-    nights = [*good, tuple(tonight)]
-    kept = {run for runs in nights[-keep_nights:] for run in runs}
-    earlier = {run for runs in nights[:-keep_nights] for run in runs} - kept
-    return sorted(earlier & superseded(current))
+    free = superseded(current)
+    kept, found, nights = set(tonight), set[str](), {day}
+    for of, made in groupby(attempts, key=lambda night: night.date):
+        if free <= kept | found:
+            break
+        of_day = list(made)
+        runs = {run_id for night in of_day for run_id in night.run_ids}
+        if of >= day or len(nights) < keep_nights:
+            kept |= runs
+            nights |= {of} if any(night.outcome.success for night in of_day) else set()
+        else:
+            found |= runs & free
+    return sorted(found - kept)

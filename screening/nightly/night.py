@@ -7,7 +7,7 @@ the next attempt, tonight or tomorrow, ends with the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -20,7 +20,7 @@ from screening.archive.metadata import load_mapping
 from screening.cluster import cluster
 from screening.errors import Interrupted, StorageError, UserError, kind_and_place
 from screening.model.bundle import Bundle
-from screening.nightly.book import Book, Entry, ended_well, model_label, next_attempt, night_id
+from screening.nightly.book import UNKNOWN_MODEL, Book, Entry, ended_well, model_label, night_id
 from screening.nightly.health import Finding, judge
 from screening.nightly.keep import to_remove
 from screening.nightly.record import Night, Outcome
@@ -30,7 +30,7 @@ from screening.nightly.settings import NightlySettings
 from screening.nightly.summary import summary
 from screening.nightly.tell import tell
 from screening.run.current import Current
-from screening.run.ledger import Lease
+from screening.run.ledger import HeldByAnother, Lease
 from screening.run.packing import pack_archive
 from screening.run.pipeline import IMPORTED_BY_WORKERS, Progress
 from screening.storage import Folder
@@ -45,7 +45,7 @@ class Ended:
     url: str  # of its folder
     summary: str
     findings: tuple[Finding, ...] = ()
-    already: bool = False  # an earlier attempt had done the day's work, and nothing was done
+    already: bool = False  # an earlier attempt had done the night's work, and nothing was done
 
 
 @dataclass(frozen=True)
@@ -54,76 +54,78 @@ class Around:
 
     clock: Callable[[], datetime]  # UTC
     record: Callable[[str, dict[str, Any]], None]  # into the audit log
-    key: PseudonymKey | None = None
+    key: Callable[[], PseudonymKey | None] = lambda: None
     tracking_uri: str = ""
     storage_options: dict[str, Any] = field(default_factory=dict)
     on_stage: Callable[[str], None] = lambda _: None
     on_progress: Callable[[Progress], None] = lambda _: None
     on_event: Callable[[str, dict[str, Any]], None] = lambda _name, _facts: None  # as `pipeline.screen` tells them
-    on_end: Callable[[Night, Sequence[Finding]], None] = lambda _night, _findings: None
-    """Called when a night is written down, however it ended."""
+    on_end: Callable[[Ended], None] = lambda _: None
+    """Called once an attempt has ended, however it did, also where its record could not be written."""
 
 
-def tonights_id(settings: NightlySettings, bundle: Bundle, day: date, storage_options: dict[str, Any]) -> str:
-    """Return the id of the attempt that would begin now, of the one at work, or of the one that has done the day's work."""
+def tonights_id(
+    settings: NightlySettings, bundle: Bundle, day: date, storage_options: dict[str, Any], *, again: bool = False
+) -> str:
+    """Return the id of the attempt that would begin now, of the one at work, or of the one that has done the night's work.
+
+    Nothing is written: whoever submits a night may not be able to write where its runs are.
+    """
     book = Book.of(Folder(settings.runs, storage_options).absolute())
-    entries, label = book.entries(), model_label(bundle.name, bundle.version)
-    if (done := ended_well(entries, day, bundle.sha256)) is not None:
+    entries, label = book.entries(day), model_label(bundle.name, bundle.version)
+    if not again and (done := ended_well(entries, day, label, bundle.sha256)) is not None:
         return done.night_id
-    return night_id(day, label, next_attempt(entries, day, label, at_work=Lease(book.folder).holder() is not None))
+    last = next((entry for entry in reversed(entries) if entry.date == str(day)), None)
+    if last is not None and last.night is None and Lease(book.folder).holder() is not None:
+        return last.night_id
+    return night_id(day, label, book.next_attempt(day))
 
 
-def run_night(settings: NightlySettings, bundle: Bundle, day: date, around: Around) -> Ended:
+def run_night(
+    settings: NightlySettings, model: Callable[[], Bundle], day: date, around: Around, *, again: bool = False
+) -> Ended:
     """Do a night's work, unless an attempt at it has succeeded already.
+
+    However it ends, it stands in the book as far as that can be written, and `Around.on_end` hears of it. Only a start that is
+    refused because another attempt is at work leaves no trace: that attempt will tell.
 
     Parameters
     ----------
-    bundle
-        Of the model that scores tonight.
+    model
+        Gives the model that scores tonight.
     day
         That names the night.
+    again
+        Begin another attempt although the last one ended well.
 
     Raises
     ------
+    HeldByAnother
+        Another attempt is at work.
     UserError
-        Another attempt is at work, or something is wrong that the user can mend. What was finished stays.
+        Something is wrong that the user can mend. What was finished stays.
     StorageError, Interrupted, KeyboardInterrupt
         The night was interrupted; started again, it goes on.
     """
-    runs = Folder(settings.runs, around.storage_options).absolute()
-    book = Book.of(runs)
-    label = model_label(bundle.name, bundle.version)
+    attempt = _Attempt(settings, around, day, around.clock())
 
     def waiting(holder: Any) -> None:
         around.on_stage(f"waiting to see whether process {holder.pid} on {holder.host}, which has the night, is alive")
 
-    with Lease(book.folder, doing="worked on", on_wait=waiting):
-        entries = book.end_dead(book.entries(), at=_said(around.clock()))
-        if (done := ended_well(entries, day, bundle.sha256)) is not None and done.night is not None:
-            return Ended(done.night, done.night_id, f"{book.folder.url}/{done.night_id}", "", already=True)
-        started = around.clock()
-        name = book.begin(day, label, next_attempt(entries, day, label), started_at=_said(started))
-        around.record("night.started", {"night": name})
-        work = Work(
-            name,
-            runs,
-            book,
-            bundle,
-            settings,
-            around.storage_options,
-            around.record,
-            around.on_stage,
-            around.on_progress,
-            around.on_event,
-        )
-        attempt = _Attempt(work, around, entries, day, started)
-        try:
-            attempt.work_through()
-        except BaseException as error:
-            with suppress(Exception):  # what ended the night is the news
-                attempt.write_down(error)
-            raise
-        return attempt.write_down(None)
+    try:
+        book = Book.of(Folder(settings.runs, around.storage_options).absolute())
+        with Lease(book.folder, doing="worked on", on_wait=waiting):
+            attempt.book = book
+            try:
+                return attempt.do(book, model, again)
+            except BaseException as error:
+                attempt.fail(error)
+                raise
+    except HeldByAnother:
+        raise
+    except BaseException as error:
+        attempt.fail(error)
+        raise
 
 
 def _said(at: datetime) -> str:
@@ -134,11 +136,15 @@ def _said(at: datetime) -> str:
 class _Attempt:
     """An attempt while it is at work."""
 
-    work: Work
+    settings: NightlySettings
     around: Around
-    entries: list[Entry]
     day: date
     started: datetime
+    book: Book | None = None  # once the lease of it is held
+    entries: list[Entry] = field(default_factory=list)
+    bundle: Bundle | None = None
+    name: str | None = None  # once it stands in the book
+    told: bool = False
     done: Screened = field(default_factory=Screened)
     catalogued: dict[str, int] = field(default_factory=dict)
     current: Current | None = None
@@ -152,10 +158,45 @@ class _Attempt:
         """The nights before, oldest first."""
         return [entry.night for entry in self.entries if entry.night is not None]
 
-    def work_through(self) -> None:
-        """Do all of it."""
-        work = self.work
-        catalog = self._catalog()
+    def do(self, book: Book, model: Callable[[], Bundle], again: bool) -> Ended:
+        """Do it, or find that it was done."""
+        self.entries = book.end_dead(book.entries(self.day), at=_said(self.around.clock()))
+        self.bundle = bundle = model()
+        label = model_label(bundle.name, bundle.version)
+        done = None if again else ended_well(self.entries, self.day, label, bundle.sha256)
+        if done is not None and done.night is not None:
+            return self._done_already(done, done.night)
+        name = self._begin(book, label)
+        how = (self.around.storage_options, self.around.record, self.around.on_stage, self.around.on_progress)
+        work = Work(name, book.runs, book, bundle, self.settings, *how, self.around.on_event)
+        self._work_through(work)
+        return self._write_down(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Write down and tell that it ended with an error; once."""
+        if not self.told:
+            with suppress(Exception):  # what ended the night is the news
+                self._write_down(error)
+
+    def _begin(self, book: Book, label: str) -> str:
+        number = book.next_attempt(self.day)
+        self.name = book.begin(self.day, label, number, started_at=_said(self.started))
+        self.around.record("night.started", {"night": self.name})
+        return self.name
+
+    def _done_already(self, done: Entry, night: Night) -> Ended:
+        before = [one for one in self.before if one is not night]
+        findings = tuple(judge(night, before, self.settings.health))
+        ended = Ended(night, done.night_id, self._url(done.night_id), "", findings, already=True)
+        self.told = True
+        self.around.on_end(ended)
+        return ended
+
+    def _url(self, name: str) -> str:
+        return f"{self.book.folder.url}/{name}" if self.book is not None else ""
+
+    def _work_through(self, work: Work) -> None:
+        catalog = self._catalog(work)
         until = None
         if work.settings.max_hours is not None:
             until = time.monotonic() + work.settings.max_hours * 3600
@@ -174,17 +215,17 @@ class _Attempt:
         if self.done.stopped is not None:
             self.notes.append(f"the night's hours were over in run {self.done.stopped}; the next night goes on with it")
         self.current = newest(work.runs)
-        self._remove_superseded()
+        self._remove_superseded(work)
         if self.current is not None:
             self.reported = report(work, catalog, self.current, today=self.day)
         if work.settings.mlflow:
             self.untold, note = tell(work.book, self.around.tracking_uri, work.storage_options)
             self.notes += [note] if note else []
 
-    def _catalog(self) -> Catalog:
-        settings, options = self.work.settings, self.work.storage_options
+    def _catalog(self, work: Work) -> Catalog:
+        settings, options = work.settings, work.storage_options
         if settings.archive is not None:
-            self.work.on_stage("renewing the catalog")
+            work.on_stage("renewing the catalog")
             found = build_catalog(
                 settings.archive,
                 settings.catalog,
@@ -192,7 +233,7 @@ class _Attempt:
                 mapping=load_mapping(settings.mapping) if settings.mapping else None,
                 labels=load_rule(settings.labels) if settings.labels else None,
                 deidentified=settings.deidentified,
-                key=self.around.key,
+                key=self.around.key(),
                 storage_options=options,
             )
             counted = ("records", "new", "changed", "unchanged", "gone")
@@ -201,7 +242,7 @@ class _Attempt:
         catalog = open_catalog(settings.catalog, storage_options=options)
         self.catalogued.setdefault("records", catalog.records)
         if settings.packed is not None:
-            self.work.on_stage("renewing the pack")
+            work.on_stage("renewing the pack")
             pack_archive(catalog, Folder(settings.packed, options).absolute(), storage_options=options)
         return catalog
 
@@ -212,50 +253,67 @@ class _Attempt:
                 return night.records_this_time / night.seconds
         return None
 
-    def _remove_superseded(self) -> None:
-        keep = self.work.settings.keep_nights
+    def _remove_superseded(self, work: Work) -> None:
+        keep = work.settings.keep_nights
         if keep is None or self.current is None or self.done.unfinished:
             return
-        for run_id in to_remove(self.current, self.entries, self.done.run_ids, keep_nights=keep):
-            self.work.record("run.removed", {"run_id": run_id, "why": "superseded", "keep_nights": keep})
-            remove_run(self.work, run_id)
+        before, tonight = work.book.all_nights(self.entries), self.done.run_ids
+        for run_id in to_remove(self.current, before, day=str(self.day), tonight=tonight, keep_nights=keep):
+            work.record("run.removed", {"run_id": run_id, "why": "superseded", "keep_nights": keep})
+            remove_run(work, run_id)
             self.removed.append(run_id)
         if self.removed:
-            self.current = newest(self.work.runs)
+            self.current = newest(work.runs)
 
-    def write_down(self, error: BaseException | None) -> Ended:
-        """Write the record of the night and its summary, and return them."""
-        night = self._night(error)
-        findings = judge(night, self.before, self.work.settings.health)
-        text = summary(night, self.work.night_id, self.before, findings, self.notes)
-        self.work.book.end(self.work.night_id, night, text)
-        what: Mapping[str, Any] = {"night": self.work.night_id, "outcome": night.outcome, "run_ids": night.run_ids}
-        self.around.record("night.ended", dict(what))
-        self.around.on_end(night, findings)
-        return Ended(
-            night, self.work.night_id, f"{self.work.book.folder.url}/{self.work.night_id}", text, tuple(findings)
-        )
+    def _write_down(self, error: BaseException | None) -> Ended:
+        """Write the record of the night and its summary, tell of it, and return it."""
+        if error is None:
+            ended = self._into_the_book(None)
+        else:
+            try:
+                ended = self._into_the_book(error)
+            except Exception:  # the book cannot be written, which may be what ended the night: it is told all the same
+                ended = self._ended(error)
+        self.told = True
+        self.around.on_end(ended)
+        return ended
+
+    def _into_the_book(self, error: BaseException | None) -> Ended:
+        if self.name is None and self.book is not None:  # it failed before it knew its model
+            self._begin(self.book, UNKNOWN_MODEL)
+        ended = self._ended(error)
+        if self.name is not None and self.book is not None:
+            self.book.end(self.name, ended.night, ended.summary)
+            what: Mapping[str, Any] = {"outcome": ended.night.outcome, "run_ids": ended.night.run_ids}
+            self.around.record("night.ended", {"night": self.name, **what})
+        return ended
+
+    def _ended(self, error: BaseException | None) -> Ended:
+        night, name = self._night(error), self.name or str(self.day)
+        findings = judge(night, self.before, self.settings.health)
+        text = summary(night, name, self.before, findings, self.notes)
+        return Ended(night, name, self._url(name), text, tuple(findings))
 
     def _night(self, error: BaseException | None) -> Night:
         done, reported, last = self.done, self.reported, next(reversed(self.before), None)
-        plan_of = self.work.bundle
         return Night(
             date=str(self.day),
-            attempt=int(self.work.night_id.rsplit("-", 1)[1]),
+            attempt=int(self.name.rsplit("-", 1)[1]) if self.name else 1,
             kind="backfill" if done.waiting or (last is not None and last.waiting) else "nightly",
             outcome=self._outcome(error),
             started_at=_said(self.started),
             finished_at=_said(self.around.clock()),
-            model_name=plan_of.name,
-            model_version=plan_of.version,
-            bundle_sha256=plan_of.sha256,
+            model_name=self.bundle.name if self.bundle else None,
+            model_version=self.bundle.version if self.bundle else None,
+            bundle_sha256=self.bundle.sha256 if self.bundle else None,
             device=done.device,
-            workers=self.work.settings.run.workers,
+            workers=self.settings.run.workers,
             run_ids=tuple(done.run_ids),
             reasons=dict(sorted(done.reasons.items())),
             records_this_time=done.count["this_time"],
             seconds=round(done.seconds, 3),
             waiting=done.waiting,
+            hours_over=done.hours_over,
             drift=reported.drift if reported else (),
             error=_sentence(error) if error is not None else "; ".join(done.unfinished) or None,
             catalog=self.catalogued,
@@ -281,7 +339,7 @@ class _Attempt:
             return Outcome.FAILED
         if self.done.unfinished:
             return Outcome.UNFINISHED
-        return Outcome.PUBLISHED if self.done.run_ids or self.done.stopped else Outcome.NOTHING_NEW
+        return Outcome.PUBLISHED if self.done.run_ids or self.done.hours_over else Outcome.NOTHING_NEW
 
 
 def _sentence(error: BaseException) -> str:

@@ -73,6 +73,8 @@ def payload(night: Night, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return what is sent. ``text`` is what chat services show; the rest is for programs."""
     counts = ("planned", "scored", "rejected", "flagged", "waiting", "unfinished_shards")
     told = f"{night.planned:,} records, {night.flagged:,} flagged, {night.rejected:,} rejected"
+    if night.hours_over:
+        told += f"; its hours were over, and {night.waiting:,} records wait"
     lines = [f"Screening, night of {night.date}: {night.outcome.replace('_', ' ')}, {told}."]
     lines += [f"{finding.level.upper()}: {finding.sentence}" for finding in findings]
     return {

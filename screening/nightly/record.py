@@ -19,14 +19,14 @@ NIGHT_SCHEMA_VERSION = 1
 class Outcome(StrEnum):
     """How a night ended."""
 
-    PUBLISHED = "published"  # all that was to be screened is published
+    PUBLISHED = "published"  # all that was to be screened tonight is published, or its hours were over
     NOTHING_NEW = "nothing_new"  # there was nothing to screen, which is success too
     UNFINISHED = "unfinished"  # some shards are left; the next attempt goes on with them
     FAILED = "failed"  # it ended with an error
 
     @property
     def success(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing is left to do tonight."""
         return self in (Outcome.PUBLISHED, Outcome.NOTHING_NEW)
 
 
@@ -71,8 +71,9 @@ class Night:
     changed: int = 0  # those whose file is another
     older: int = 0  # those that another version had scored
     waiting: int = 0  # records left for later nights by the budget
+    hours_over: bool = False  # the hours of the night left some of them
     shards: int = 0
-    unfinished_shards: int = 0
+    unfinished_shards: int = 0  # that storage or a fault left, not the hours
     records_this_time: int = 0  # those that this attempt screened in `seconds`
     seconds: float = 0.0  # of scoring, without start-up, scan and report
     drift: tuple[DriftFigure, ...] = ()

@@ -14,7 +14,7 @@ from screening.nightly.book import REMOVE, SCREEN, Book
 from screening.nightly.choose import CHANGED, NEW, OLDER, to_screen
 from screening.nightly.settings import NightlySettings
 from screening.run.current import Current, NothingPublished, enter_last, open_current, refresh
-from screening.run.ledger import Lease, finished_shards, read_manifest
+from screening.run.ledger import Lease, read_manifest
 from screening.run.pipeline import CannotResume, Progress, RunOutcome, resume, screen
 from screening.run.plan import Plan, load_plan
 from screening.storage import Folder
@@ -36,6 +36,7 @@ class Screened:
     abandoned: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)  # sentences of shards that storage left undone
     stopped: str | None = None  # the run that was at work when the night's hours were over
+    hours_over: bool = False  # and records were left, of that run or of none yet
     count: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
@@ -200,6 +201,7 @@ def screen_new(
         if until is not None:
             seconds = until - time.monotonic()
             if seconds < WORTH_IT * hours:
+                done.hours_over = True
                 break
             take = int(FILLED * max(0.0, seconds) * rate) if (rate := done.rate or rate) else FIRST_SLICE
             take = max(1, min(take, len(left), LARGEST_SLICE))
@@ -236,9 +238,10 @@ def _count(work: Work, plan: Plan, outcome: RunOutcome, done: Screened) -> None:
     ended = "run.published" if outcome.published else "run.unfinished"
     work.record(ended, {"run_id": run_id, "records": outcome.records, "counts": counts})
     if not outcome.published:
-        done.count["unfinished_shards"] += plan.shards - len(finished_shards(work.runs.folder(run_id), plan))
+        done.count["unfinished_shards"] += outcome.undone
         done.unfinished += [f"run {run_id}: {why}" for why in outcome.unfinished]
-        done.stopped = done.stopped or (None if outcome.unfinished else run_id)
+        if not outcome.unfinished:
+            done.stopped, done.hours_over = done.stopped or run_id, True
         return
     done.run_ids.append(run_id)
     done.count.update({key: counts[key] for key in ("scored", "rejected", "flagged", "explained")})

@@ -17,6 +17,13 @@ _HEADS = {
 LAST_NIGHTS = 7
 
 
+def headline(night: Night) -> str:
+    """Return in a few words how a night ended."""
+    if night.hours_over and night.outcome.success:
+        return f"its hours were over, and {night.waiting:,} records wait for the nights to come"
+    return _HEADS[night.outcome]
+
+
 def summary(
     night: Night, night_id: str, before: Sequence[Night], findings: Sequence[Finding], notes: Sequence[str]
 ) -> str:
@@ -32,7 +39,7 @@ def summary(
         What else is to be known, a sentence each.
     """
     last = next((one for one in reversed(before) if one.planned and one.outcome.success), None)
-    lines = [f"Night {night_id}: {_HEADS[night.outcome]}"]
+    lines = [f"Night {night_id}: {headline(night)}"]
     lines += [f"  {night.error}"] if night.error else []
     if findings:
         lines += ["", "To be looked at:", *(f"  {one.level}: {one.sentence}" for one in findings)]
@@ -45,7 +52,8 @@ def summary(
 
 
 def _work(night: Night) -> Iterator[str]:
-    yield f"From {night.started_at} to {night.finished_at}, model {night.model_name} {night.model_version}"
+    model = f", model {night.model_name} {night.model_version}" if night.model_name else ""
+    yield f"From {night.started_at} to {night.finished_at}{model}"
     if night.catalog:
         scan = ", ".join(
             f"{name} {night.catalog[name]:,}" for name in ("new", "changed", "gone") if name in night.catalog

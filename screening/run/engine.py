@@ -26,18 +26,11 @@ from ray.data.block import BlockMetadata
 from screening.cluster import is_ours
 from screening.errors import Fault, UserError
 from screening.run.ledger import ShardSummary
+from screening.run.scorers import DECODER_CPUS, SCORER_CPUS, gpus_for
 from screening.run.worker import ScoringActor, Source, decode_block
-from screening.settings import RunSettings
 from screening.storage import Folder, forbid_pickled_columns
 
 forbid_pickled_columns()
-
-# Shares of a core. On CPUs, where both are the same, Ray Data fuses the stages: each scorer reads and decodes its own shards,
-# and no block goes through the object store. With a GPU decoders are tasks of their own. They always have CPUs left, so that
-# actors cannot starve them (a pool that takes every CPU hangs Ray Data).
-SCORER_CPUS = DECODER_CPUS = 0.5
-SCORERS_A_GPU = 4
-"""At most: one copies and writes while another's network runs."""
 
 
 class _Shards(Datasource):
@@ -57,27 +50,6 @@ class _Shards(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         return self._tasks
-
-
-def workers_for(settings: RunSettings, device: str, pending: int) -> int:
-    """Return how many scorers to start for the shards that are left; UserError where this Ray has no place for them."""
-    cluster = ray.cluster_resources()
-    gpu = device == "cuda"
-    cpus = cluster.get("CPU", 1.0)
-    workers = settings.workers or int(cluster["GPU"] if gpu else cpus)
-    if gpu and workers > SCORERS_A_GPU * int(cluster["GPU"]):
-        raise UserError(
-            f"--workers {workers} is more than {SCORERS_A_GPU} for each of the {cluster['GPU']:g} GPUs of this Ray; lower it"
-        )
-    if workers * (0.0 if gpu else SCORER_CPUS) + DECODER_CPUS > cpus:
-        most = int((cpus - DECODER_CPUS) / SCORER_CPUS)
-        raise UserError(f"--workers {workers} leaves no CPU for reading: this Ray has {cpus:g} CPUs, so at most {most}")
-    return min(workers, pending)
-
-
-def gpus_for(workers: int, gpus: int) -> float:
-    """Return the share of a GPU that each scorer gets, so that there is one for all."""
-    return 1 / max(1, -(-workers // gpus))
 
 
 def execute(

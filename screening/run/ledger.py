@@ -176,6 +176,10 @@ class Holder:
     machine: str = ""  # within which the process number means something
 
 
+class HeldByAnother(UserError):
+    """Another runner holds a lease, and is alive."""
+
+
 class Lease:
     """Exclusive right to write a folder, of a run or a pack, held while the block runs.
 
@@ -186,8 +190,8 @@ class Lease:
 
     Raises
     ------
-    UserError
-        Another runner holds it and is alive.
+    HeldByAnother
+        A `UserError`: another runner holds it and is alive.
     """
 
     def __init__(
@@ -274,7 +278,7 @@ class Lease:
                 return
             if self._beat_of(epoch) != before:
                 who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-                raise UserError(
+                raise HeldByAnother(
                     f"{self._run.url} is being {self._doing} by {who}; wait for it to end, or end it, and start again"
                 )
             time.sleep(min(0.2, self._expiry_s / 5))

@@ -154,6 +154,7 @@ class Meter:
         self._set(SUCCEEDED, float(night.outcome.success))
         if night.outcome.success:
             self._set(SUCCESS, at)
+            self._set(LEFT, 0)  # what the hours had no time for waits for another night, and does not stand still
         self._set(WAITING, night.waiting)
         self._samples[FINDING.name] = {labels: 1.0 for labels in findings}
         self.flush(now=True)

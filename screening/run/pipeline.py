@@ -30,6 +30,7 @@ from screening.run.donors import donor_set_for, donor_sets_with, forget_donors, 
 from screening.run.fingerprint import choose_device, numerics_fingerprint
 from screening.run.ledger import Holder, Lease, counts, finished_shards, publish, read_manifest
 from screening.run.plan import BEGUN, Plan, load_plan, make_plan, plan_before_erasure, results_name, store_plan
+from screening.run.scorers import workers_for
 from screening.run.worker import Source, results_file
 from screening.settings import SHARD_RECORDS, RunSettings
 from screening.signal.quality import quality_settings
@@ -63,6 +64,7 @@ class RunOutcome:
     published: bool
     already: bool = False  # it was published before and nothing was done
     unfinished: tuple[str, ...] = ()  # why shards were left, one sentence a shard
+    undone: int = 0  # shards that storage or a fault left; those for which the hours had no time are none of these
     packed: int = 0  # records read from the pack, this time
     damaged: int = 0  # records that the pack should have given, and the archive gave
     this_time: int = 0  # records done by this process
@@ -138,6 +140,7 @@ def screen(
     on_stage("starting Ray")
     with ExitStack() as after_ray, cluster(address, ready_with=IMPORTED_BY_WORKERS):
         fingerprint = _fingerprint(settings)
+        workers = workers_for(settings, fingerprint["device"], ray.cluster_resources())  # before anything is written
         donor_set = None
         if settings.attribution != "none":
             on_stage("choosing donors")
@@ -190,7 +193,7 @@ def screen(
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
             source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(source, runs, settings, workers, lease, started, until, on_stage, on_progress, on_event)
 
 
 def resume(
@@ -232,13 +235,14 @@ def resume(
                 f"run {run_id} cannot be gone on with here: its numbers are of another {other} "
                 f"({plan.fingerprint.get(other)}, here {here.get(other)}); start a new run"
             )
+        workers = workers_for(settings, here["device"], ray.cluster_resources())
         with Lease(run, on_wait=_waiting(on_stage)) as lease:
             if (manifest := read_manifest(run)) is not None:
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             plan = load_plan(run)  # an erasure may have come before the lease
             source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(source, runs, settings, workers, lease, started, until, on_stage, on_progress, on_event)
 
 
 def _waiting(on_stage: Callable[[str], None]) -> Callable[[Holder], None]:
@@ -298,6 +302,7 @@ def _finish(
     source: Source,
     runs: Folder,
     settings: RunSettings,
+    workers: int,
     lease: Lease,
     started: datetime,
     until: float | None,
@@ -305,7 +310,7 @@ def _finish(
     on_progress: Callable[[Progress], None],
     on_event: Callable[[str, dict[str, Any]], None],
 ) -> RunOutcome:
-    from screening.run.engine import execute, workers_for  # with Ray Data, after Ray's processes have begun to start
+    from screening.run.engine import execute  # with Ray Data, after Ray's processes have begun to start
 
     run, plan = source.run, source.plan
     done = finished_shards(run, plan)
@@ -321,7 +326,8 @@ def _finish(
     begun = time.monotonic()
     first = 0.0
     unfinished: list[str] = []
-    workers = workers_for(settings, plan.fingerprint["device"], len(pending)) if pending else 0
+    hours_over = False
+    workers = min(workers, len(pending))
     on_event(
         "run.planned",
         {
@@ -361,6 +367,7 @@ def _finish(
             on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
             _require(lease, run)
             if until is not None and time.monotonic() > until:
+                hours_over = True
                 break
     _require(lease, run)
     seconds = time.monotonic() - begun
@@ -396,6 +403,7 @@ def _finish(
         total,
         published=published,
         unfinished=tuple(unfinished),
+        undone=min(left, len(unfinished)) if hours_over else left,
         packed=tally["packed"],
         damaged=tally["damaged"],
         this_time=tally["done"] - at_start,

@@ -54,13 +54,14 @@ def test_a_night_by_the_command_and_again(ptbxl: Path, tmp_path: Path) -> None:
     )
     assert (again.returncode, again.stdout) == (
         0,
-        "The night 2026-11-21-tiny-1-1 is done already (published); nothing was left to do.\n",
+        "The night 2026-11-21-tiny-1-1 ended well already (published; 40 records wait for the nights to come), and nothing was "
+        "done now; --again begins another attempt at it.\n",
     )
     entries = [json.loads(line)["event"] for line in (tmp_path / "state" / "audit.jsonl").read_text().splitlines()]
     assert entries == ["night.started", "run.started", "run.published", "report.started", "report.made", "night.ended"]
 
 
-def test_a_registry_that_is_down_is_one_sentence_and_no_half_state(tmp_path: Path) -> None:
+def test_a_registry_that_is_down_is_one_sentence_in_the_book_and_told(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -69,12 +70,18 @@ def test_a_registry_that_is_down_is_one_sentence_and_no_half_state(tmp_path: Pat
         "archive: archive\ncatalog: catalog\nruns: runs\nreport: report\ndeidentified: true\n"
         "notify: {command: [tee, told.json]}\n"
     )
-    done = nightly(tmp_path, "--settings", "nightly.yaml", "--tracking-uri", uri)
+    metrics = ("--metrics-file", "night.prom")
+    done = nightly(tmp_path, "--settings", "nightly.yaml", "--date", "2026-11-21", "--tracking-uri", uri, *metrics)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"Error: the MLflow registry at {uri} cannot be reached; see that its server runs and that --tracking-uri names it.\n"
     )
-    assert {path.name for path in tmp_path.iterdir()} == {"archive", "nightly.yaml", "state", "told.json"}
+    left = {"archive", "nightly.yaml", "state", "told.json", "night.prom", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["nights"]
+    (failed,) = (tmp_path / "runs" / "nights").glob("*/night.json")
+    assert (failed.parent.name, json.loads(failed.read_text())["outcome"]) == ("2026-11-21-unknown-model-1", "failed")
+    assert "screening_night_success 0" in (tmp_path / "night.prom").read_text()
     assert f"The night failed: the MLflow registry at {uri}" in json.loads((tmp_path / "told.json").read_text())["text"]
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from screening.nightly.book import evening_of
 from tests.conftest import PROJECT
 from tests.infra.kuberay import SCHEMAS
 from tests.infra.kustomize import build
@@ -169,11 +170,22 @@ def test_a_night(
     assert start.main() == code
     assert list(kubernetes.jobs) == ["nightly", *(f"night-29401234-{n + 1}" for n in range(attempts))]
     first = kubernetes.jobs["night-29401234-1"]
-    assert first["spec"] == {**kubernetes.jobs["nightly"]["spec"], "suspend": False}
+    pattern = kubernetes.jobs["nightly"]["spec"]
+    entrypoint = "screening nightly --settings /etc/screening/nightly.yaml --date 2025-11-25"
+    assert first["spec"] == {**pattern, "suspend": False, "entrypoint": entrypoint}
+    assert {job["spec"]["entrypoint"] for name, job in kubernetes.jobs.items() if name != "nightly"} == {entrypoint}
     assert first["metadata"]["ownerReferences"][0]["uid"] == "8f1c"
     said = capsys.readouterr().out
     assert "night-29401234-1: started" in said
     assert "patient" not in said  # what a job's log says stays there
+
+
+@pytest.mark.parametrize("hour", range(0, 48, 3))
+def test_a_night_has_the_name_that_the_command_gives_it(hour: int, start: ModuleType) -> None:
+    now = datetime(2026, 11, 22, tzinfo=UTC) + timedelta(hours=hour)
+    scheduled = int(datetime(2026, 11, 22, 22, 30, tzinfo=UTC).timestamp()) // 60
+    assert start.evening_of("first-night", now) == evening_of(now)
+    assert start.evening_of(f"night-{scheduled}", now) == date(2026, 11, 22)  # however late an attempt begins
 
 
 def test_a_pod_that_takes_over_waits_for_the_night_that_runs(kubernetes: Kubernetes, start: ModuleType) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from screening.archive.catalog import Catalog
+from screening.archive.identity import PseudonymKey
 from screening.model.bundle import Bundle, Counts, OperatingCharacteristics, load_bundle
 from screening.nightly import night as night_module
 from screening.nightly import screening
@@ -71,6 +72,9 @@ class World:
     storage_options: dict[str, Any] = field(default_factory=dict)
     log: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     on_progress: Callable[[Progress], None] = lambda _: None
+    model: Callable[[], Bundle] | None = None  # None: `bundle`
+    key: Callable[[], PseudonymKey | None] = lambda: None
+    ends: list[Ended] = field(default_factory=list)  # what was heard of each attempt's end
 
     @property
     def archive(self) -> Path:
@@ -108,7 +112,7 @@ class World:
         )
         return str(paths[number].relative_to(self.archive).with_suffix(""))
 
-    def night(self, day: str | date, **changes: Any) -> Ended:
+    def night(self, day: str | date, *, again: bool = False, **changes: Any) -> Ended:
         """Do a night's work."""
         given = {
             "archive": str(self.archive),
@@ -126,7 +130,7 @@ class World:
         }
         return run_night(
             NightlySettings.model_validate(given),
-            self.bundle,
+            self.model or (lambda: self.bundle),
             date.fromisoformat(str(day)),
             Around(
                 clock=lambda: datetime.now(UTC),
@@ -134,7 +138,10 @@ class World:
                 tracking_uri=self.tracking_uri,
                 storage_options=self.storage_options,
                 on_progress=self.on_progress,
+                on_end=self.ends.append,
+                key=self.key,
             ),
+            again=again,
         )
 
     def events(self, event: str) -> list[Mapping[str, Any]]:

@@ -106,6 +106,7 @@ def test_how_a_night_ended() -> None:
     assert only(unfinished).sentence.startswith(
         "1 of 4 shards are unfinished: shard 3: no answer, 4 times. Start it again"
     )
+    assert told(replace(NIGHT, hours_over=True, waiting=5)) == []  # it stopped as planned
     late = replace(failed, finished_at="2026-11-24T02:00:00+00:00")
     assert [found.kind for found in told(late)] == ["failed", "overdue"]
 

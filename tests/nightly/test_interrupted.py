@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from screening.cli import EXIT_DONE
+from screening.cli.nightly import exit_code
 from screening.nightly import night as night_module
 from screening.nightly import screening
 from screening.nightly.book import Book
+from screening.nightly.notify import payload
 from screening.nightly.record import Outcome
 from screening.report import write
 from screening.run import ledger, pipeline, plan
@@ -140,9 +143,18 @@ def test_the_next_night_goes_on_where_the_hours_were_over_before_anything_new(
     first = world.night("2026-11-21", max_hours=1e-5)
     (begun,) = [what["run_id"] for what in world.events("run.started")]
     assert (first.night.outcome, first.night.run_ids, first.night.waiting) == (Outcome.PUBLISHED, (), 56)
+    # It stopped as planned, and nobody is to be woken.
+    assert (first.night.hours_over, first.night.unfinished_shards) == (True, 0)
+    assert first.findings == ()
+    assert exit_code(first, reject_limit=0.2) == EXIT_DONE
+    assert first.summary.startswith(
+        f"Night {first.night_id}: its hours were over, and 56 records wait for the nights to come\n"
+    )
+    assert "To be looked at" not in first.summary
     assert f"Note: the night's hours were over in run {begun}; the next night goes on with it" in first.summary
     parts = {path: path.stat().st_mtime_ns for path in (world.folder / "runs" / begun / "results").iterdir()}
     assert 1 <= len(parts) < 7
+    assert "its hours were over, and 56 records wait" in payload(first.night, [])["text"]
     world.grow(64)
     night = world.night("2026-11-22")
     assert night.night.resumed == (begun,)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from screening.errors import StorageError, UserError
+from screening.model.bundle import Bundle
 from screening.nightly import screening
-from screening.nightly.book import Book
+from screening.nightly.book import Book, evening_of
 from screening.nightly.night import tonights_id
 from screening.nightly.record import Outcome
 from screening.nightly.settings import NightlySettings
 from screening.run import pipeline
 from screening.run.ledger import Lease
 from screening.run.plan import store_plan
+from screening.storage import Folder
 from tests.nightly.conftest import World, bundles_of
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -104,6 +107,7 @@ def test_a_night_at_work_refuses_another_and_says_who_it_is(world: World) -> Non
     )
     assert not list((world.folder / "runs" / "nights").glob("2026*"))
     assert not (world.folder / "catalog").exists()
+    assert world.ends == []  # the one at work will tell
 
 
 def test_a_failed_night_says_why_and_the_next_attempt_has_a_number_of_its_own(world: World) -> None:
@@ -121,6 +125,7 @@ def test_a_failed_night_says_why_and_the_next_attempt_has_a_number_of_its_own(wo
     assert night.night.outcome is Outcome.PUBLISHED
     again = world.night("2026-11-21")
     assert (again.already, again.night_id) == (True, "2026-11-21-tiny-1-2")
+    assert [(heard.night_id[-1], heard.already) for heard in world.ends] == [("1", False), ("2", False), ("2", True)]
     assert world.night("2026-11-22").night_id == "2026-11-22-tiny-1-1"
 
 
@@ -139,23 +144,117 @@ def test_storage_that_fails_leaves_the_night_unfinished(world: World, monkeypatc
     assert world.night("2026-11-21").night.outcome is Outcome.PUBLISHED
 
 
-def test_the_id_is_that_of_the_attempt_that_counts(world: World) -> None:
+@pytest.mark.parametrize(
+    ("moment", "day"),
+    [
+        ("2026-11-23T22:30:00+00:00", "2026-11-23"),
+        ("2026-11-24T04:00:00+00:00", "2026-11-23"),  # made up for, or tried again, before noon
+        ("2026-11-24T11:59:59+00:00", "2026-11-23"),
+        ("2026-11-24T12:00:00+00:00", "2026-11-24"),
+        ("2026-11-24T13:30:00+02:00", "2026-11-23"),  # 11:30 UTC
+        ("2026-01-01T00:10:00+00:00", "2025-12-31"),
+    ],
+)
+def test_a_night_is_named_by_its_evening(moment: str, day: str) -> None:
+    assert str(evening_of(datetime.fromisoformat(moment))) == day
+
+
+def test_a_night_that_ended_well_is_attempted_again_where_that_is_asked_for(world: World) -> None:
+    world.grow(24)
+    first = world.night("2026-11-21", max_records=10)
+    assert world.night("2026-11-21", max_records=100).already  # nobody asked
+    more = world.night("2026-11-21", max_records=14, again=True)
+    assert (more.night_id, more.night.planned, more.night.waiting) == ("2026-11-21-tiny-1-2", 14, 0)
+    assert first.night.waiting == 14
+    # One that does not end well leaves the night undone, and is gone on with without being asked for.
+    with pytest.raises(UserError, match="holds the catalog of another archive"):
+        world.night("2026-11-21", archive=str(world.folder / "bundles"), labels=None, again=True)
+    last = world.night("2026-11-21")
+    assert (last.already, last.night_id, last.night.outcome) == (False, "2026-11-21-tiny-1-4", Outcome.NOTHING_NEW)
+
+
+def no_registry() -> Bundle:
+    raise UserError("the registry is down; start it.")
+
+
+def test_what_fails_before_the_model_is_known_is_in_the_book_and_is_told(world: World) -> None:
+    world.model = no_registry
+    with pytest.raises(UserError, match="the registry is down"):
+        world.night("2026-11-21")
+    failed = record_of(world, "2026-11-21-unknown-model-1")
+    assert (failed["outcome"], failed["error"]) == ("failed", "the registry is down; start it.")
+    (heard,) = world.ends
+    assert heard.night_id == "2026-11-21-unknown-model-1"
+    assert [one.kind for one in heard.findings] == ["failed"]
+    assert "model None" not in heard.summary
+    world.model = None
+    assert id_of(world) == "2026-11-21-tiny-1-2"  # a job of the id ...-1 is there already
     world.grow(16)
+    assert world.night("2026-11-21").night_id == "2026-11-21-tiny-1-2"
+
+
+def test_a_damaged_book_a_key_and_a_lease_that_fail_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last(kind: type[Exception], day: str) -> tuple[str, str, str | None]:
+        with pytest.raises(kind):
+            world.night(day)
+        heard = world.ends[-1]
+        return heard.night_id, heard.night.outcome, heard.night.error
+
+    world.grow(16)
+    world.night("2026-11-21")
+    started = world.folder / "runs/nights/2026-11-21-tiny-1-1/started.json"
+    whole = started.read_bytes()
+    started.write_bytes(b"{")
+    name, outcome, error = last(UserError, "2026-11-22")
+    assert (name, outcome) == ("2026-11-22-unknown-model-1", "failed")
+    assert "2026-11-21-tiny-1-1 in" in str(error)
+    assert record_of(world, name)["error"] == error
+    started.write_bytes(whole)
+
+    def open_to_all() -> None:
+        raise UserError("The pseudonym key k can be read by everybody on this machine; run: chmod 600 k")
+
+    world.key = open_to_all
+    name, outcome, error = last(UserError, "2026-11-22")
+    assert (name, outcome) == ("2026-11-22-tiny-1-2", "failed")
+    assert "chmod 600" in str(error)
+    assert record_of(world, name)["error"] == error
+    world.key = lambda: None
+
+    with monkeypatch.context() as meanwhile:  # the folder of runs is full, or closed
+        meanwhile.setattr(Folder, "create", refuses)
+        name, outcome, error = last(StorageError, "2026-11-22")
+    assert (name, outcome, error) == ("2026-11-22", "unfinished", "no space is left")
+    with monkeypatch.context() as meanwhile:  # it is from some moment of the night on
+        meanwhile.setattr(Book, "end", refuses)
+        meanwhile.setattr(screening, "screen", refuses)
+        world.exchange(3, 5)
+        name, outcome, error = last(StorageError, "2026-11-22")
+    assert (name, outcome, error) == ("2026-11-22-tiny-1-3", "unfinished", "no space is left")
+    assert len(world.ends) == 5  # each once
+
+
+def refuses(*_: object, **__: object) -> Any:
+    raise StorageError("no space is left")
+
+
+def id_of(world: World, day: str = "2026-11-21", *, again: bool = False) -> str:
     settings = NightlySettings(catalog="c", runs=str(world.folder / "runs"), report="r")  # type: ignore[call-arg]
+    return tonights_id(settings, world.bundle, date.fromisoformat(day), {}, again=again)
 
-    def now(day: str = "2026-11-21") -> str:
-        from datetime import date
 
-        return tonights_id(settings, world.bundle, date.fromisoformat(day), {})
-
-    assert now() == "2026-11-21-tiny-1-1"
+def test_the_id_is_that_of_the_attempt_that_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.grow(16)
+    with monkeypatch.context() as meanwhile:  # whoever submits may read the book alone
+        meanwhile.setattr(Folder, "write", refuses)
+        meanwhile.setattr(Folder, "create", refuses)
+        assert id_of(world) == "2026-11-21-tiny-1-1"
     book = Book.of(world.runs)
     with Lease(book.folder, beat_s=0.1):
-        from datetime import date
-
         book.begin(date(2026, 11, 21), "tiny-1", 1, started_at="2026-11-21T00:00:00+00:00")
-        assert now() == "2026-11-21-tiny-1-1"  # it is at work
-    assert now() == "2026-11-21-tiny-1-2"  # its process ended
+        assert id_of(world) == "2026-11-21-tiny-1-1"  # it is at work
+    assert id_of(world) == "2026-11-21-tiny-1-2"  # its process ended
     assert world.night("2026-11-21").night_id == "2026-11-21-tiny-1-2"
-    assert now() == "2026-11-21-tiny-1-2"  # done
-    assert now("2026-11-22") == "2026-11-22-tiny-1-1"
+    assert id_of(world) == "2026-11-21-tiny-1-2"  # done
+    assert id_of(world, again=True) == "2026-11-21-tiny-1-3"
+    assert id_of(world, "2026-11-22") == "2026-11-22-tiny-1-1"

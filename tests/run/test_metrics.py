@@ -103,6 +103,17 @@ def test_a_night_that_fails_keeps_the_time_of_the_last_that_did_not(tmp_path: Pa
     assert [key[1:] for key in held if key[0] == "screening_night_finding"] == [("failed", "alarm")]
 
 
+def test_what_the_hours_of_a_night_had_no_time_for_does_not_stand_still(tmp_path: Path) -> None:
+    path = tmp_path / "screening.prom"
+    meter = Meter(path)
+    meter("run.planned", PLANNED)
+    meter("run.unfinished", {"run_id": "0123456789abcdef", "left": 2, "seconds": 1.0})
+    meter.night(night(Outcome.UNFINISHED), [], at=1000.0)
+    assert read(path)["screening_shards_left",] == 2
+    meter.night(night(Outcome.PUBLISHED, hours_over=True, waiting=512), [], at=2000.0)
+    assert read(path)["screening_shards_left",] == 0
+
+
 def test_the_file_is_replaced_whole_and_a_fault_of_it_disturbs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,14 +171,17 @@ def test_a_damaged_file_is_found_and_written_again(
     assert list(faults(run)) == []
 
 
-def test_more_workers_than_the_machine_has_are_refused(catalog: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_more_workers_than_the_machine_has_are_refused_before_anything_is_written(
+    catalog: Path, bundle: Bundle, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"--workers 9 leaves no CPU for reading: this Ray has 2 CPUs, so at most 3"):
         screen(
             str(catalog),
-            str(tmp_path),
+            str(tmp_path / "runs"),
             model_path=str(bundle.path),
-            settings=RunSettings(workers=9, attribution="none", device="cpu"),
+            settings=RunSettings(workers=9, attribution="all", device="cpu"),
         )
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_variants_of_wfdb_screen_too(bundle: Bundle, shared_data: Path, tmp_path: Path) -> None:

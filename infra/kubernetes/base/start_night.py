@@ -2,7 +2,8 @@
 
 The pod of the CronJob ``night`` runs it, with Python's own library alone. The RayJob is named after the CronJob's Job, so
 that starting twice starts once: a pod that takes over waits for the RayJob that is there. It belongs to the Job and goes with
-it. A night that was interrupted is attempted again, up to three times; one that failed for another reason is not.
+it. A night that was interrupted is attempted again, up to three times; one that failed for another reason is not. All attempts
+are at the night of the evening for which the Job was scheduled, however late they begin.
 
 Exit codes: 0 the night is done, 2 it failed or is to be looked at; another one means that this program itself failed.
 """
@@ -17,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,25 @@ def ask(method: str, name: str = "", body: dict[str, Any] | None = None) -> dict
         raise
 
 
+def evening_of(job: str, now: datetime) -> date:
+    """Return the day that names the night, which goes from noon to noon, UTC, as `screening nightly` has it.
+
+    A CronJob ends the names of its Jobs with the minute for which they were scheduled, since 1970; a Job by hand begins now.
+    """
+    minute = re.search(r"-(\d{8,})$", job)
+    at = datetime.fromtimestamp(int(minute[1]) * 60, UTC) if minute else now
+    return (at - timedelta(hours=12)).date()
+
+
 def made_after(pattern: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a RayJob that runs, after one that is suspended."""
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": os.environ["JOB_NAME"], "uid": os.environ["JOB_UID"]}
+    night = evening_of(os.environ["JOB_NAME"], datetime.now(UTC))
     return {
         "apiVersion": pattern["apiVersion"],
         "kind": "RayJob",
         "metadata": {"name": name, "ownerReferences": [owner]},
-        "spec": {**pattern["spec"], "suspend": False},
+        "spec": {**pattern["spec"], "suspend": False, "entrypoint": f"{pattern['spec']['entrypoint']} --date {night}"},
     }
 
 
