@@ -14,7 +14,8 @@ from screening.nightly.book import REMOVE, SCREEN, Book
 from screening.nightly.choose import CHANGED, NEW, OLDER, to_screen
 from screening.nightly.settings import NightlySettings
 from screening.run.current import Current, NothingPublished, enter_last, open_current, refresh
-from screening.run.ledger import Lease, finished_shards, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import finished_shards, read_manifest
 from screening.run.pipeline import CannotResume, Progress, RunOutcome, resume, screen
 from screening.run.plan import Plan, load_plan
 from screening.storage import Folder

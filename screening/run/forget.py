@@ -21,7 +21,8 @@ from screening.archive.catalog import named
 from screening.errors import UserError
 from screening.run import current
 from screening.run.donors import donor_sets_with, forget_donors
-from screening.run.ledger import Lease, counts, finished_shards, footer, plan_files, read_manifest, write_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import counts, finished_shards, footer, plan_files, read_manifest, write_manifest
 from screening.run.plan import FORGETTING, Plan, iter_shards, load_plan, plan_bytes, results_name, rewrite_slices
 from screening.run.sealed import footer_of, results_bytes
 from screening.run.worker import summary_of

@@ -35,7 +35,7 @@ from screening.archive.pack import (
 from screening.archive.packed import READING
 from screening.contract import NOTICE
 from screening.errors import UserError
-from screening.run.ledger import Lease
+from screening.run.lease import Lease
 from screening.run.packers import Job, Workers, Written
 from screening.storage import Folder
 

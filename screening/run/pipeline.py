@@ -28,7 +28,8 @@ from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.current import open_current
 from screening.run.donors import donor_set_for, donor_sets_with, forget_donors, has_donor_set
 from screening.run.fingerprint import choose_device, numerics_fingerprint
-from screening.run.ledger import Holder, Lease, counts, finished_shards, publish, read_manifest
+from screening.run.lease import Holder, Lease
+from screening.run.ledger import counts, finished_shards, publish, read_manifest
 from screening.run.plan import BEGUN, Plan, load_plan, make_plan, plan_before_erasure, results_name, store_plan
 from screening.run.worker import Source, results_file
 from screening.settings import SHARD_RECORDS, RunSettings

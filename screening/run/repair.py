@@ -21,7 +21,8 @@ from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.donors import donor_set_for
-from screening.run.ledger import Lease, finished_shards, publish, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import finished_shards, publish, read_manifest
 from screening.run.plan import (
     FORGETTING,
     Plan,

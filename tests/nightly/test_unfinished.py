@@ -17,7 +17,7 @@ from screening.nightly.night import tonights_id
 from screening.nightly.record import Outcome
 from screening.nightly.settings import NightlySettings
 from screening.run import pipeline
-from screening.run.ledger import Lease
+from screening.run.lease import Lease
 from screening.run.plan import store_plan
 from tests.nightly.conftest import World, bundles_of
 

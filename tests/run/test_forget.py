@@ -22,7 +22,8 @@ from screening.model.bundle import Bundle
 from screening.run import current, forget
 from screening.run.current import open_current, refresh
 from screening.run.forget import forget_in_runs, held_by_runs
-from screening.run.ledger import Lease, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import read_manifest
 from screening.run.plan import FORGETTING, load_plan
 from screening.run.read import iter_results
 from screening.run.repair import repair

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from screening.errors import UserError
-from screening.run.ledger import KEPT_EPOCHS, Lease
+from screening.run.lease import KEPT_EPOCHS, Lease
 from screening.storage import Folder
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -14,6 +14,7 @@ import pytest
 from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
+from screening.run.lease import Holder, Lease
 from screening.run.plan import Plan, load_plan, results_name
 from screening.run.sealed import results_bytes
 from screening.storage import Folder
@@ -100,7 +101,7 @@ def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
 
 
 def hold(url: str, ready: object, seconds: float) -> None:
-    with ledger.Lease(Folder(url), expiry_s=20.0, beat_s=0.1):
+    with Lease(Folder(url), expiry_s=20.0, beat_s=0.1):
         ready.set()  # type: ignore[attr-defined]
         time.sleep(seconds)
 
@@ -112,12 +113,12 @@ def run_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def test_a_second_runner_is_refused_with_who_holds_it_and_served_when_it_ends(run_folder: Folder) -> None:
     with (
-        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
+        Lease(run_folder, expiry_s=20.0, beat_s=0.1),
         pytest.raises(UserError, match=rf"is being run by process {os.getpid()} on \S+; wait for it to end"),
-        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
+        Lease(run_folder, expiry_s=20.0, beat_s=0.1),
     ):
         pytest.fail("two runners hold one lease")
-    with ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1) as lease:
+    with Lease(run_folder, expiry_s=20.0, beat_s=0.1) as lease:
         assert not lease.lost.is_set()
 
 
@@ -127,23 +128,23 @@ def test_the_lease_of_a_killed_runner_is_taken_over(tmp_path: Path) -> None:
     holder = context.Process(target=hold, args=(str(tmp_path), ready, 60))
     holder.start()
     assert ready.wait(30)
-    with pytest.raises(UserError, match=f"process {holder.pid} on"), ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
+    with pytest.raises(UserError, match=f"process {holder.pid} on"), Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pytest.fail("a living runner lost its lease")
     holder.kill()
     holder.join()
-    with ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
+    with Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pass
 
 
 def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Folder) -> None:
     """Its host is another, so that only the standing counter tells; no clock of it is read."""
-    with ledger.Lease(run_folder, expiry_s=0.5, beat_s=60) as silent:
+    with Lease(run_folder, expiry_s=0.5, beat_s=60) as silent:
         while not run_folder.exists("lease/epoch-000001.beat"):
             time.sleep(0.01)
         holder = json.loads(run_folder.read("lease/epoch-000001.json")) | {"host": "elsewhere"}
         run_folder.write("lease/epoch-000001.json", json.dumps(holder).encode())
-        waited: list[ledger.Holder] = []
-        with ledger.Lease(run_folder, expiry_s=0.5, on_wait=waited.append):
+        waited: list[Holder] = []
+        with Lease(run_folder, expiry_s=0.5, on_wait=waited.append):
             assert waited[0].host == "elsewhere"
             silent._stop.set()  # wake its thread: it beats once more, late, and must notice
             silent._thread.join()
@@ -162,7 +163,7 @@ def test_of_many_who_try_at_once_one_gets_the_lease(tmp_path: Path) -> None:
     def attempt() -> None:
         together.wait()
         try:
-            with ledger.Lease(Folder(str(tmp_path)), expiry_s=30.0, beat_s=0.1):
+            with Lease(Folder(str(tmp_path)), expiry_s=30.0, beat_s=0.1):
                 got.append("held")
                 over.wait(30)
         except UserError as error:
