@@ -151,11 +151,11 @@ def _abandon(work: Work, run_id: str, why: str, done: Screened) -> None:
     if run.exists():
         work.record("run.abandoned", {"run_id": run_id, "why": why})
         work.on_stage(f"run {run_id} of an earlier night is abandoned: {why}; its records are planned anew")
-        with Lease(run):
-            run.remove("plan.json")  # first: without it nobody takes the rest for a run
+        with Lease(run) as lease:
+            lease.folder.remove("plan.json")  # first: without it nobody takes the rest for a run
             for name in run.names():
                 if name != "lease":
-                    run.remove(name)
+                    lease.folder.remove(name)
         run.remove("")
         done.abandoned.append(run_id)
     work.book.settle_run(run_id)

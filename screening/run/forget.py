@@ -117,9 +117,9 @@ def _remove_unfinished_plans(runs: Folder) -> None:
     """Remove the records of plans that were never finished: nothing else says what is in them, and nobody goes on with them."""
     for name in runs.names():
         if runs.exists(f"{name}/plan") and not runs.exists(f"{name}/plan.json"):
-            with Lease(runs.folder(name)):
-                if not runs.exists(f"{name}/plan.json"):
-                    runs.remove(f"{name}/plan")
+            with Lease(runs.folder(name)) as lease:
+                if not lease.folder.exists("plan.json"):
+                    lease.folder.remove("plan")
 
 
 def _concerned(
@@ -144,8 +144,8 @@ def _forget_in_run(
     run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str, on_run: Callable[[str], None]
 ) -> None:
     on_run(run.url.rsplit("/", 1)[-1])
-    with Lease(run):
-        _rewrite(run, record_ids, patient_keys, at)
+    with Lease(run) as lease:
+        _rewrite(lease.folder, record_ids, patient_keys, at)
 
 
 def _rewrite(run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str) -> None:

@@ -185,11 +185,11 @@ def screen(
             if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             fresh = not run.exists("plan.json")
-            plan = store_plan(run, catalog, plan)
+            plan = store_plan(lease.folder, catalog, plan)
             if _forgotten(runs) != forgotten:
-                _withdraw(runs, run if fresh else None)
+                _withdraw(runs, lease.folder if fresh else None)
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
-            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
             return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
 
@@ -237,7 +237,7 @@ def resume(
             if (manifest := read_manifest(run)) is not None:
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             plan = load_plan(run)  # an erasure may have come before the lease
-            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
             return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
 
@@ -360,10 +360,11 @@ def _finish(
             )
             facts = asdict(result) | {"rejected": result.rows - result.scored, "seconds": spent}
             on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
-            _require(lease, run)
+            if lease.lost.is_set():
+                lease.require()
             if until is not None and time.monotonic() > until:
                 break
-    _require(lease, run)
+    lease.require()
     seconds = time.monotonic() - begun
     published = len(done) == plan.shards
     if published:
@@ -403,8 +404,3 @@ def _finish(
         seconds=seconds,
         seconds_to_first_shard=first,
     )
-
-
-def _require(lease: Lease, run: Folder) -> None:
-    if lease.lost.is_set():
-        raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")

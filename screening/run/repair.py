@@ -20,7 +20,7 @@ from screening.archive.store import id_hashes
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.bundles import fetch_bundle, store_bundle
-from screening.run.donors import donor_set_for
+from screening.run.donors import donor_set_for, is_forgotten
 from screening.run.lease import Lease
 from screening.run.ledger import finished_shards, publish, read_manifest
 from screening.run.plan import (
@@ -80,7 +80,8 @@ def repair(
     if not run.exists("manifest.json"):
         raise UserError(f"{run.url} is not published; `screening run` finishes it, and writes anew what is damaged")
     made: list[str] = []
-    with Lease(run):
+    with Lease(run) as lease:
+        run = lease.folder
         if run.exists(FORGETTING):
             raise UserError(
                 f"an erasure in {run.url} was interrupted; complete it with `screening forget`, then repair"
@@ -216,8 +217,9 @@ def _donors(
                 input_contract=bundle.input_contract_sha256,
                 size=plan.settings["donor_set"],
             )
-            if chosen != plan.donor_set:
+            if chosen is None or chosen != plan.donor_set or is_forgotten(runs, chosen):
                 return False
+            run.before_writing()
             runs.write(f"donors/{chosen}.safetensors", Folder(scratch).read(f"donors/{chosen}.safetensors"))
         return True
 

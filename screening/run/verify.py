@@ -28,8 +28,8 @@ from screening.storage import Folder
 TOLERANCE = 1e-4
 """Largest difference of a number that is scored again, beside other records in the batch or on another machine."""
 _THREADS, _AHEAD = 4, 64
-_TEMPORARY = {"lease", BEGUN}
-"""What a runner leaves that was killed between publishing and tidying up."""
+_OF_RUNNERS = {"lease", BEGUN}
+"""Who may write a run, and what a runner leaves that was killed."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _strays(run: Folder, manifest: dict[str, Any]) -> Iterator[Fault]:
             for below in run.names(name):
                 if f"{name}/{below}" not in named:
                     yield Fault(f"{name}/{below}", "is no part of the run")
-        elif name not in named | {"manifest.json"} | _TEMPORARY:
+        elif name not in named | {"manifest.json"} | _OF_RUNNERS:
             yield Fault(name, "is no part of the run")
 
 

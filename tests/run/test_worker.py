@@ -11,6 +11,7 @@ import pytest
 
 from screening.errors import StorageError, UserError
 from screening.run import worker
+from screening.run.lease import Lease
 from screening.run.ledger import ShardSummary
 from screening.storage import Folder
 
@@ -47,6 +48,20 @@ def test_storage_that_fails_while_a_scorer_starts_leaves_shards_unfinished_and_i
     assert told["error"] is None
     assert told["summary"] is not None
     assert (tmp_path / "results" / "part-00000.parquet").read_bytes() == b"rows"
+
+
+def test_a_worker_of_a_runner_that_lost_its_lease_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between scoring and writing the run may have been taken over, published, and a patient erased from it."""
+    one = actor(tmp_path, monkeypatch, [SimpleNamespace(score=lambda decoded, **_: decoded)])
+    with Lease(Folder(str(tmp_path)), beat_s=0.1) as lease:
+        one.run = lease.folder
+        one.run.create("lease/epoch-000002.json", b"{}")
+        (told,) = one(DECODED).to_pylist()
+    assert "was taken over by another runner" in told["error"]
+    assert told["fatal"]
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_a_worker_that_may_not_score_says_so_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
