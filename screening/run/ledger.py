@@ -17,8 +17,8 @@ from typing import Any
 
 from screening.contract import NOTICE, RESULT_SCHEMA_VERSION, sha256_of
 from screening.errors import UserError
-from screening.run.plan import BEGUN, Plan, results_name
-from screening.run.sealed import footer_of
+from screening.run.plan import BEGUN, Plan, results_name, slice_names
+from screening.run.sealed import footer_of, is_whole
 from screening.storage import Folder
 
 
@@ -69,6 +69,11 @@ def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: d
         Every shard of the plan, once.
     facts
         What is true of this execution and not of the rows: times, settings, versions.
+
+    Raises
+    ------
+    UserError
+        A file of the plan was damaged while the run was made, so that its rows may be of other records.
     """
     ordered = sorted(shards, key=lambda s: s.shard)
     if [s.shard for s in ordered] != list(range(plan.shards)) or sum(s.rows for s in ordered) != plan.records:
@@ -80,7 +85,7 @@ def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: d
         "counts": counts(ordered) | {"planned": plan.records},
         "model": plan.model,
         **facts,
-        "plan": plan_files(run),
+        "plan": plan_files(run, ["plan.json", *sorted(slice_names(range(plan.shards)))]),
         "files": [
             {"name": results_name(s.shard), "rows": s.rows, "bytes": s.bytes, "sha256": s.sha256} for s in ordered
         ],
@@ -91,11 +96,18 @@ def publish(run: Folder, plan: Plan, shards: Iterable[ShardSummary], *, facts: d
     return write_manifest(run, manifest)
 
 
-def plan_files(run: Folder) -> list[dict[str, Any]]:
-    """Return name, size and hash of every file of the plan."""
-    names = ["plan.json", *(f"plan/{name}" for name in run.names("plan"))]
-    contents = ((name, run.read(name)) for name in names)
-    return [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents]
+def plan_files(run: Folder, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return name, size and hash of files of the plan; UserError where one of them tells that it is damaged."""
+    entries = []
+    for name in names:
+        try:
+            data = run.read(name)
+        except FileNotFoundError:
+            data = b""
+        if not data or (name.startswith("plan/") and is_whole(data) is False):
+            raise UserError(f"{name} of {run.url} was damaged while the run was made; remove the run and screen again")
+        entries.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    return entries
 
 
 def write_manifest(run: Folder, manifest: dict[str, Any]) -> dict[str, Any]:

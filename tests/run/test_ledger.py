@@ -15,9 +15,10 @@ from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
 from screening.run.lease import Holder, Lease
-from screening.run.plan import Plan, load_plan, results_name
+from screening.run.plan import Plan, load_plan, plan_bytes, results_name, write_slices
 from screening.run.sealed import results_bytes
 from screening.storage import Folder
+from tests.published import write_catalog
 
 PLAN = Plan(
     run_id="0123456789abcdef",
@@ -44,6 +45,11 @@ def write_shard(run: Folder, plan: Plan, shard: int, rows: int) -> ledger.ShardS
     return ledger.finished_shards(run, plan).get(shard)  # type: ignore[return-value]
 
 
+def write_plan(run: Folder) -> None:
+    run.write("plan.json", plan_bytes(PLAN))
+    write_slices(run, write_catalog(f"{run.url}-catalog", [{"record_id": f"r{n}"} for n in range(5)]), 3)
+
+
 def test_a_shard_is_done_when_its_file_is_whole_and_of_this_plan(tmp_path: Path) -> None:
     run = Folder(str(tmp_path))
     assert ledger.finished_shards(run, PLAN) == {}
@@ -68,7 +74,7 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
         ledger.publish(run, PLAN, [first], facts={})
     assert ledger.read_manifest(run) is None
     second = write_shard(run, PLAN, 1, 2)
-    run.write("plan.json", b"the plan")
+    write_plan(run)
     manifest = ledger.publish(run, PLAN, [second, first], facts={"seconds": 1.0})
     assert ledger.read_manifest(run) == json.loads(json.dumps(manifest))
     assert manifest["counts"] == {
@@ -84,8 +90,7 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
 
 def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
     run = Folder(str(tmp_path))
-    run.write("plan.json", b"{}")
-    run.write("plan/records-00000.parquet", b"")
+    write_plan(run)
     done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
     left = [".plan.json.0a.tmp", "plan/.records-00000.parquet.0b.tmp", "results/.part-00001.parquet.0c.tmp"]
     for name in (*left, "results/notes.txt"):
@@ -93,6 +98,19 @@ def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
     ledger.publish(run, PLAN, done, facts={})
     assert not any((tmp_path / name).exists() for name in left)
     assert (tmp_path / "results" / "notes.txt").exists()
+
+
+def test_a_run_whose_plan_was_damaged_on_the_way_is_not_published(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path / "run"))
+    write_plan(run)
+    done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
+    name = "plan/locations-00000.parquet"
+    whole = run.read(name)
+    for bad in (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], b""):
+        run.write(name, bad)
+        with pytest.raises(UserError, match=f"{name} of .* was damaged while the run was made; remove the run and"):
+            ledger.publish(run, PLAN, done, facts={})
+    assert not run.exists("manifest.json")
 
 
 def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from screening.archive.catalog import build_catalog, open_catalog
 from screening.errors import UserError
 from screening.model.bundle import Bundle
+from screening.run.forget import forget_in_runs
 from screening.run.ledger import finished_shards, is_sealed, read_manifest, write_manifest
-from screening.run.plan import load_plan
+from screening.run.plan import load_plan, read_shard
 from screening.run.repair import repair
 from screening.run.sealed import footer_of, results_bytes
 from screening.run.verify import faults, rescore
@@ -60,7 +61,8 @@ def run(made: Path, tmp_path: Path) -> Folder:
 
 def files_of(run: Folder) -> list[Path]:
     runs = Path(run.url).parent
-    return [path for path in sorted(runs.rglob("*")) if path.is_file() and not path.name.startswith("index-")]
+    found = [path for path in sorted(runs.rglob("*")) if path.is_file() and not path.name.startswith("index-")]
+    return [path for path in found if path.parent.name != "lease"]
 
 
 def flip(path: Path, at: int, bit: int) -> None:
@@ -177,6 +179,15 @@ def test_repair_makes_every_file_again_byte_for_byte(run: Folder, made: Path, bu
             assert len(done.files) == 1, path
     assert {path: path.read_bytes() for path in files_of(run)} == before
     assert repair(run).files == ()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan/locations-00000.parquet"])
+def test_an_erasure_does_not_seal_damage(run: Folder, name: str) -> None:
+    record = read_shard(run, 0)["record_id"][0].as_py()
+    flip(Path(run.path(name)), 50, 0)
+    with pytest.raises(UserError, match=r"is damaged.*`screening repair"):
+        forget_in_runs(Folder(str(Path(run.url).parent)), record_ids=[record], at="now")
+    assert any(fault.name == name for fault in faults(run)) or run.exists("forgetting.json")
 
 
 def test_repair_says_what_it_cannot_do(run: Folder, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
