@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from screening.archive.catalog import Catalog
+from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.nightly.book import REMOVE, SCREEN, Book
 from screening.nightly.choose import CHANGED, NEW, OLDER, to_screen
@@ -17,7 +18,7 @@ from screening.run.current import Current, NothingPublished, enter_last, open_cu
 from screening.run.lease import Lease
 from screening.run.ledger import finished_shards, read_manifest
 from screening.run.pipeline import CannotResume, Progress, RunOutcome, resume, screen
-from screening.run.plan import Plan, load_plan
+from screening.run.plan import Plan, damaged_files, load_plan
 from screening.storage import Folder
 
 FIRST_SLICE = 2048
@@ -138,7 +139,12 @@ def _foreign(work: Work, run: Folder, catalog: Catalog) -> str | None:
     """Return why a run cannot be gone on with, None where it can."""
     if not run.exists("plan.json"):
         return "its plan was never finished"
-    plan = load_plan(run)
+    try:
+        plan = load_plan(run)
+    except UserError:
+        return "its plan is damaged"
+    if damaged_files(run, plan):
+        return "its plan is damaged"
     if (plan.archive_url, plan.key_id) != (catalog.root_url, catalog.key_id):
         return "it is of another archive, or of another key"
     if plan.model["bundle_sha256"] != work.bundle.sha256:
