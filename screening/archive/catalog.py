@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
-from screening.archive.discovery import Source, discover
+from screening.archive.discovery import RecordSource, discover
 from screening.archive.identity import PUBLIC_KEY, PseudonymKey
 from screening.archive.labels import CLASSES, PRESETS, Labeller, LabelRule
 from screening.archive.listing import WORKERS, Listing, join, open_root, without_credentials
@@ -482,7 +482,9 @@ def _previous_rows(catalog: Catalog) -> PreviousRows | None:
         return None
 
 
-def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:
+def _warnings(
+    scan: Scan, source: RecordSource, listing: Listing, rule: LabelRule, unreadable: Counter[str]
+) -> Iterator[str]:
     """Yield what the user should know, one sentence each, without any identifier."""
     count = scan.count
     if count["absent"]:
