@@ -191,7 +191,7 @@ def screen(
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
             source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(source, runs, settings, lease, started, until, _Told(on_stage, on_progress, on_event))
 
 
 def resume(
@@ -239,7 +239,7 @@ def resume(
             plan = load_plan(run)  # an erasure may have come before the lease
             source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(source, runs, settings, lease, started, until, _Told(on_stage, on_progress, on_event))
 
 
 def _waiting(on_stage: Callable[[str], None]) -> Callable[[Holder], None]:
@@ -295,6 +295,15 @@ def _not_suspicious(run: Folder) -> Callable[[type[BaseException] | None, object
     return forget
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Who is told how a run goes on, as `screen` describes them."""
+
+    stage: Callable[[str], None]
+    progress: Callable[[Progress], None]
+    event: Callable[[str, dict[str, Any]], None]
+
+
 def _finish(
     source: Source,
     runs: Folder,
@@ -302,9 +311,7 @@ def _finish(
     lease: Lease,
     started: datetime,
     until: float | None,
-    on_stage: Callable[[str], None],
-    on_progress: Callable[[Progress], None],
-    on_event: Callable[[str, dict[str, Any]], None],
+    told: _Told,
 ) -> RunOutcome:
     from screening.run.engine import execute, workers_for  # with Ray Data, after Ray's processes have begun to start
 
@@ -323,7 +330,7 @@ def _finish(
     first = 0.0
     unfinished: list[str] = []
     workers = workers_for(settings, plan.fingerprint["device"], len(pending)) if pending else 0
-    on_event(
+    told.event(
         "run.planned",
         {
             "run_id": plan.run_id,
@@ -337,18 +344,18 @@ def _finish(
         },
     )
     if pending:
-        on_stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
+        told.stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
         for of, result, spent in execute(source, runs, pending, workers, tally):
             if isinstance(result, str):
                 unfinished.append(result)
-                on_event("shard.unfinished", {"run_id": plan.run_id, "shard": of, "why": result})
+                told.event("shard.unfinished", {"run_id": plan.run_id, "shard": of, "why": result})
                 if len(unfinished) >= settings.unfinished_limit:
                     break
                 continue
             first = first or time.monotonic() - begun
             done[result.shard] = result
             tally.update(done=result.rows, scored=result.scored, flagged=result.flagged)
-            on_progress(
+            told.progress(
                 Progress(
                     plan.records,
                     tally["done"],
@@ -359,7 +366,7 @@ def _finish(
                 )
             )
             facts = asdict(result) | {"rejected": result.rows - result.scored, "seconds": spent}
-            on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
+            told.event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
             if lease.lost.is_set():
                 lease.require()
             if until is not None and time.monotonic() > until:
@@ -390,7 +397,7 @@ def _finish(
     total = counts(done.values())
     left = plan.shards - len(done)
     facts = {"run_id": plan.run_id, "left": left, **total, "seconds": round(seconds, 3)}
-    on_event("run.published" if published else "run.unfinished", facts)
+    told.event("run.published" if published else "run.unfinished", facts)
     return RunOutcome(
         run.url,
         plan.run_id,
