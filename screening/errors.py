@@ -38,23 +38,23 @@ class Interrupted(Exception):
     """What the work rested on ended under it; nothing is lost, and the same command goes on. One sentence says what."""
 
 
-class Fault(Exception):
+class Unexpected(Exception):
     """Something that should not happen, by its kind and place; its own message is left out."""
 
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """Raise a `Fault` in place of what nobody expected; also a decorator.
+    """Raise `Unexpected` in place of what nobody expected; also a decorator.
 
     Messages of libraries quote paths, and rows that they cannot understand. Ray writes what a worker raises into its logs, and
     a command that fails prints it; neither is a place for patients.
     """
     try:
         yield
-    except (UserError, StorageError, Interrupted, Fault):
+    except (UserError, StorageError, Interrupted, Unexpected):
         raise
     except Exception as error:
-        raise Fault(kind_and_place(error)) from None
+        raise Unexpected(kind_and_place(error)) from None
 
 
 def kind_and_place(error: BaseException) -> str:

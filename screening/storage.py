@@ -259,10 +259,17 @@ class Folder:
         """Return the bytes of file ``name``, or those from ``start`` up to ``end``; FileNotFoundError if it is not there."""
         return self._ask(lambda: bytes(self._opened[0].cat_file(self.path(name), start=start, end=end)))
 
+    def before_writing(self) -> None:
+        """Raise UserError where nothing may be written or removed any more; asked right before each time."""
+
+    def _change(self, ask: Callable[[], T]) -> T:
+        self.before_writing()
+        return ask()
+
     def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Write file ``name`` whole or not at all, replacing what stood there. ``mode`` holds on local disks."""
         if not self.is_local:
-            again(lambda: self._opened[0].pipe_file(self.path(name), data))
+            again(lambda: self._change(lambda: self._opened[0].pipe_file(self.path(name), data)))
             return
         with self.writer(name, mode=mode) as file:
             file.write(data)
@@ -279,7 +286,7 @@ class Folder:
             with tempfile.NamedTemporaryFile() as spool:
                 yield spool  # type: ignore[misc]
                 spool.flush()
-                again(lambda: fs.put_file(spool.name, path))
+                again(lambda: self._change(lambda: fs.put_file(spool.name, path)))
             return
         parent = os.path.dirname(path)
         temporary = f"{parent}/.{os.path.basename(path)}.{secrets.token_hex(6)}.tmp"
@@ -290,7 +297,7 @@ class Folder:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                self._change(lambda: os.replace(temporary, path))
             except BaseException:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
@@ -306,12 +313,12 @@ class Folder:
         fs, path = self._opened[0], self.path(name)
         if not self.is_local:
             try:
-                again(lambda: fs.pipe_file(path, data, mode="create"))
+                again(lambda: self._change(lambda: fs.pipe_file(path, data, mode="create")))
             except FileExistsError:
                 return self.read(name) == data
             return True
         with self._told():
-            return self._create_here(path, data, mode)
+            return self._change(lambda: self._create_here(path, data, mode))
 
     def _create_here(self, path: str, data: bytes, mode: int) -> bool:
         make_folders(os.path.dirname(path), mode=_folder_mode(mode))
@@ -348,11 +355,12 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove file or folder ``name`` with all in it; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            self._ask(lambda: self._opened[0].rm(self.path(name), recursive=True))
+            self._ask(lambda: self._change(lambda: self._opened[0].rm(self.path(name), recursive=True)))
 
     def remove_unfinished(self, name: str = "") -> None:
         """Remove what writers that were killed left in folder ``name``, which `names` does not show; nobody may write there."""
         if self.is_local and os.path.isdir(self.path(name)):
+            self.before_writing()
             for entry in os.scandir(self.path(name)):
                 if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.is_file(follow_symlinks=False):
                     os.unlink(entry.path)

@@ -29,14 +29,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
-from screening.archive.discovery import Source, discover
+from screening.archive.discovery import RecordSource, discover
 from screening.archive.identity import PUBLIC_KEY, PseudonymKey
 from screening.archive.labels import CLASSES, PRESETS, Labeller, LabelRule
 from screening.archive.listing import WORKERS, Listing, join, open_root, without_credentials
 from screening.archive.metadata import ColumnMapping
 from screening.archive.reader import ArchiveReader
 from screening.archive.scan import KEPT_COLUMNS, PreviousRows, Scan
-from screening.archive.store import CATALOG_SCHEMA, ROW_GROUP, CatalogFiles, locate, open_folder
+from screening.archive.store import CATALOG_SCHEMA, NAMES, ROW_GROUP, CatalogFiles, is_as_written, locate, open_folder
 from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
 from screening.storage import forbid_pickled_columns
@@ -204,11 +204,27 @@ def open_catalog(path: str, *, storage_options: dict[str, Any] | None = None) ->
     Raises
     ------
     UserError
-        There is none, it cannot be read, or it is of another version.
+        There is none, it is damaged, or it is of another version.
     """
     forbid_pickled_columns()
     fs, folder = open_folder(path, storage_options)
-    return _open(fs, folder, without_credentials(str(path)))
+    catalog = _open(fs, folder, without_credentials(str(path)))
+    if damaged := _damaged_file(catalog):
+        raise UserError(
+            f"The catalog {catalog.path} is damaged: {damaged} is not as it was written; make it again with `screening "
+            "catalog`."
+        )
+    return catalog
+
+
+def _damaged_file(catalog: Catalog) -> str | None:
+    """Return a data file that is not as it was written: a flipped byte may leave it readable, with other rows."""
+    stated = catalog.settings.get("files", {})
+    for name in NAMES:
+        file = f"{name}.parquet"
+        if file in stated and not is_as_written(catalog.fs, catalog.folder, name, catalog.catalog_id, stated[file]):
+            return file
+    return None
 
 
 def _open(fs: AbstractFileSystem, folder: str, shown: str) -> Catalog:
@@ -219,6 +235,9 @@ def _open(fs: AbstractFileSystem, folder: str, shown: str) -> Catalog:
                 f"The catalog {shown} has version {settings['schema_version']}, and this program reads "
                 f"{SCHEMA_VERSION}; make a new one with `screening catalog`."
             )
+        seal = settings.pop("sha256", None)  # not in catalogs of earlier releases
+        if seal is not None and seal != sha256_of(settings):
+            raise ValueError("it is not as it was written")
         return Catalog(
             path=shown,
             catalog_id=settings["catalog_id"],
@@ -442,6 +461,8 @@ def _identity(deidentified: bool, key_id: str) -> str:
 
 def _previous_rows(catalog: Catalog) -> PreviousRows | None:
     """Return what the earlier scan found; None, so that all is read anew, where its files are damaged."""
+    if _damaged_file(catalog):
+        return None
     held: dict[int, list[dict[str, Any]]] = {}
 
     def row(position: int) -> dict[str, Any]:
@@ -461,7 +482,9 @@ def _previous_rows(catalog: Catalog) -> PreviousRows | None:
         return None
 
 
-def _warnings(scan: Scan, source: Source, listing: Listing, rule: LabelRule, unreadable: Counter[str]) -> Iterator[str]:
+def _warnings(
+    scan: Scan, source: RecordSource, listing: Listing, rule: LabelRule, unreadable: Counter[str]
+) -> Iterator[str]:
     """Yield what the user should know, one sentence each, without any identifier."""
     count = scan.count
     if count["absent"]:

@@ -28,7 +28,7 @@ from screening.storage import open_filesystem
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """Where the records of an archive come from."""
 
     found_by: str  # "table", "RECORDS" or "listing"
@@ -48,7 +48,7 @@ def discover(
     unreadable: Counter[str],
     *,
     storage_options: dict[str, Any] | None = None,
-) -> Source:
+) -> RecordSource:
     """Return the source of an archive's records: the table named or known, else RECORDS files, else a listing.
 
     Raises
@@ -63,8 +63,10 @@ def discover(
     if mapping is not None:
         raise UserError("A column mapping was given but no table; name it with --metadata.")
     if fs.exists(join(root, "RECORDS")):
-        return Source("RECORDS", ((path, None) for path in listing.records_files()), "its RECORDS files are empty")
-    return Source("listing", ((path, None) for path in listing.walk()), "no .hea file in any of its folders")
+        return RecordSource(
+            "RECORDS", ((path, None) for path in listing.records_files()), "its RECORDS files are empty"
+        )
+    return RecordSource("listing", ((path, None) for path in listing.walk()), "no .hea file in any of its folders")
 
 
 def _by_table(
@@ -74,7 +76,7 @@ def _by_table(
     mapping: ColumnMapping | None,
     unreadable: Counter[str],
     storage_options: dict[str, Any] | None,
-) -> Source:
+) -> RecordSource:
     table_fs, path = _find_table(fs, root, metadata, storage_options)
     name = posixpath.basename(path)
     is_within = table_fs is fs and path == join(root, metadata)
@@ -88,7 +90,7 @@ def _by_table(
         )
     if mapping is None and chosen.path == "filename_hr" and "filename_lr" in table.columns:
         chosen = _held_resolution(fs, root, table, chosen)
-    return Source(
+    return RecordSource(
         "table",
         table.rows(chosen, unreadable),
         f"no row of {name} names one",

@@ -275,7 +275,7 @@ def _is_inside(real_root: str, path: str) -> bool:
     return real == real_root or real.startswith(real_root.rstrip("/") + "/")
 
 
-class Folder:
+class FolderContent:
     """The files of one folder by stem, and its sub-folders."""
 
     __slots__ = ("entries", "files", "folders", "links", "real")
@@ -327,8 +327,8 @@ class Folder:
 class _Level(NamedTuple):
     """A folder in which a walk is."""
 
-    below: Iterator[tuple[str, Folder]]
-    folder: Folder
+    below: Iterator[tuple[str, FolderContent]]
+    folder: FolderContent
     is_linked: bool  # a symbolic link led here
 
 
@@ -341,7 +341,7 @@ class Listing:
     def __init__(self, fs: AbstractFileSystem, root: str, pool: ThreadPoolExecutor) -> None:
         self._fs, self._root, self._pool = fs, root, pool
         self._is_local = isinstance(fs, LocalFileSystem)
-        self._cache: OrderedDict[str, Folder] = OrderedDict()
+        self._cache: OrderedDict[str, FolderContent] = OrderedDict()
         self._cached = 0
         self._real_root = os.path.realpath(root) if self._is_local else root
         self._linked: set[tuple[int, int]] = set()  # folders that a link led to
@@ -358,11 +358,11 @@ class Listing:
             for folder, content in folder_of.items():
                 self._keep(folder, content)
             if group not in folder_of:
-                self._keep(group, Folder())
+                self._keep(group, FolderContent())
         for folder in folders:
             if folder in self._cache:
                 self._cache.move_to_end(folder)
-        empty = Folder()
+        empty = FolderContent()
         found = [
             self._cache.get(posixpath.dirname(at), empty).find(posixpath.basename(at)) for at in map(file_of, locations)
         ]
@@ -374,7 +374,7 @@ class Listing:
 
         Sorted within each folder, depth first. A file that only `may_be_record` is to be looked into.
         """
-        levels = [_Level(iter([(folder, self._list(folder))]), Folder(), is_linked=False)]
+        levels = [_Level(iter([(folder, self._list(folder))]), FolderContent(), is_linked=False)]
         while levels:  # not by recursion: folders may be nested deeper than calls may
             above = levels[-1]
             at, content = next(above.below, ("", None))
@@ -400,9 +400,9 @@ class Listing:
                     self.unnameable += 1
             levels.append(_Level(self._below(at, content), content, is_linked))
 
-    def _below(self, folder: str, content: Folder) -> Iterator[tuple[str, Folder]]:
+    def _below(self, folder: str, content: FolderContent) -> Iterator[tuple[str, FolderContent]]:
         """Yield the sub-folders of a folder that can be reached, listed ahead."""
-        ahead: deque[tuple[str, Future[Folder]]] = deque()
+        ahead: deque[tuple[str, Future[FolderContent]]] = deque()
         for name in sorted(content.folders):
             below = posixpath.join(folder, name)
             ahead.append((below, self._pool.submit(self._list, below)))
@@ -411,7 +411,7 @@ class Listing:
         for at, future in ahead:
             yield from self._reached(at, future)
 
-    def _reached(self, at: str, future: Future[Folder]) -> Iterator[tuple[str, Folder]]:
+    def _reached(self, at: str, future: Future[FolderContent]) -> Iterator[tuple[str, FolderContent]]:
         try:
             yield at, future.result()
         except OSError as error:
@@ -454,7 +454,7 @@ class Listing:
         except UnicodeDecodeError as error:
             raise UserError(f"The file {file!r} is not UTF-8 text; mend or remove it.") from error
 
-    def _keep(self, folder: str, content: Folder) -> None:
+    def _keep(self, folder: str, content: FolderContent) -> None:
         if (old := self._cache.pop(folder, None)) is not None:
             self._cached -= old.entries + 1
         self._cache[folder] = content
@@ -465,7 +465,7 @@ class Listing:
             _, content = self._cache.popitem(last=False)
             self._cached -= content.entries + 1
 
-    def _fetch(self, folders: list[str], n_records: int) -> Iterator[tuple[str, dict[str, Folder]]]:
+    def _fetch(self, folders: list[str], n_records: int) -> Iterator[tuple[str, dict[str, FolderContent]]]:
         """Yield (folder, the folders listed with it) until all of ``folders`` are listed."""
         if self._is_local or len(folders) < WORKERS:
             for folder in folders:
@@ -491,16 +491,16 @@ class Listing:
             else:
                 yield from zip(chunk, self._pool.map(self._list_below, chunk), strict=True)
 
-    def _list_if_there(self, folder: str) -> Folder:
+    def _list_if_there(self, folder: str) -> FolderContent:
         try:
             return self._list(folder)
         except OSError as error:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno not in _UNREACHABLE:
                 raise
-            return Folder()
+            return FolderContent()
 
-    def _list(self, folder: str) -> Folder:
-        content, path = Folder(), join(self._root, folder)
+    def _list(self, folder: str) -> FolderContent:
+        content, path = FolderContent(), join(self._root, folder)
         if self._is_local:
             if not _is_inside(self._real_root, path):
                 raise OSError(errno.ELOOP, "a symbolic link leads out of the archive")
@@ -533,9 +533,9 @@ class Listing:
                 content.add(name, int(info.get("size") or 0), token_of(info))
         return content
 
-    def _list_below(self, group: str) -> dict[str, Folder]:
+    def _list_below(self, group: str) -> dict[str, FolderContent]:
         """Return all folders below ``group``, listed with one recursive request."""
-        found: dict[str, Folder] = defaultdict(Folder)
+        found: dict[str, FolderContent] = defaultdict(FolderContent)
         path = join(self._root, group)
         for name, info in self._fs.find(path, detail=True).items():
             below, _, file = (posixpath.join(group, name.split(path, 1)[1].lstrip("/"))).rpartition("/")

@@ -15,7 +15,7 @@ from screening.archive import formats
 from screening.archive.conduction import COLUMNS as CONDUCTION
 from screening.archive.conduction import conduction
 from screening.archive.container import Refused
-from screening.archive.discovery import Source
+from screening.archive.discovery import RecordSource
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import sidecar_locations
 from screening.archive.headers import header_facts
@@ -163,7 +163,7 @@ class Scan:
         self.count: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 
-    def batches(self, source: Source) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    def batches(self, source: RecordSource) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Yield (rows of the catalog, rows of the locations)."""
         records = self._each(source.records)
         while batch := list(islice(records, BATCH)):
@@ -196,7 +196,7 @@ class Scan:
                 yield path, facts
 
     def _batch(
-        self, source: Source, named: list[tuple[str, Facts | None]]
+        self, source: RecordSource, named: list[tuple[str, Facts | None]]
     ) -> tuple[pa.RecordBatch, pa.RecordBatch] | None:
         clean = [safe_location(path) for path, _ in named]
         opened = self._opened([safe or path for safe, (path, _) in zip(clean, named, strict=True)], source)
@@ -264,7 +264,7 @@ class Scan:
             pa.RecordBatch.from_pydict({"record_id": ids, "location": locations}, schema=LOCATION_SCHEMA),
         )
 
-    def _opened(self, paths: list[str], source: Source) -> list[tuple[str, str]]:
+    def _opened(self, paths: list[str], source: RecordSource) -> list[tuple[str, str]]:
         """Return (location of the file that opens the record, its format as far as the name tells) for each path."""
         opened = [location_of(path) for path in paths]
         # "a/1" is the record of a/1.hea, as WFDB names it, or else a file of this name, as DICOM exports write them.

@@ -73,7 +73,9 @@ def locate(fs: AbstractFileSystem, folder: str, name: str, catalog_id: str) -> I
         with stream:
             try:
                 metadata = pq.read_metadata(stream).metadata or {}
-            except pa.ArrowException as error:
+            except (pa.ArrowException, ValueError, OSError) as error:
+                if getattr(error, "errno", None):
+                    raise  # storage's; Arrow's own have no number
                 raise UserError(
                     f"{candidate} in the catalog {folder} is damaged; make it again with `screening catalog`."
                 ) from error
@@ -85,6 +87,18 @@ def locate(fs: AbstractFileSystem, folder: str, name: str, catalog_id: str) -> I
         f"{name}.parquet in the catalog {folder} is missing or belongs to another scan; make it again with "
         "`screening catalog`."
     )
+
+
+def is_as_written(fs: AbstractFileSystem, folder: str, name: str, catalog_id: str, stated: dict[str, Any]) -> bool:
+    """Whether a data file is what ``stated``, of catalog.json, says; what cannot be opened is told when it is read.
+
+    Of object stores, which hash what they hold by themselves, only the size is asked.
+    """
+    with suppress(UserError), locate(fs, folder, name, catalog_id) as stream:
+        if isinstance(fs, LocalFileSystem):
+            return hashlib.file_digest(stream, "sha256").hexdigest() == stated["sha256"]  # type: ignore[arg-type]
+        return bool(stream.seek(0, os.SEEK_END) == stated["bytes"])
+    return True
 
 
 def _named(name: str, catalog_id: str) -> str:
@@ -266,6 +280,7 @@ class CatalogFiles:
             self._fs.mv(old, new)
 
     def _replace_json(self, value: dict[str, Any]) -> None:
+        value = {**value, "sha256": sha256_of(json.loads(json.dumps(value)))}
         text, path = (
             (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(),
             join(self._folder, "catalog.json"),

@@ -30,7 +30,7 @@ from screening.nightly.settings import NightlySettings
 from screening.nightly.summary import summary
 from screening.nightly.tell import tell
 from screening.run.current import Current
-from screening.run.ledger import HeldByAnother, Lease
+from screening.run.lease import HeldByAnother, Lease
 from screening.run.packing import pack_archive
 from screening.run.pipeline import IMPORTED_BY_WORKERS, Progress
 from screening.storage import Folder

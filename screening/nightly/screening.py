@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from screening.archive.catalog import Catalog
+from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.nightly.book import REMOVE, SCREEN, Book
 from screening.nightly.choose import CHANGED, NEW, OLDER, to_screen
 from screening.nightly.settings import NightlySettings
 from screening.run.current import Current, NothingPublished, enter_last, open_current, refresh
-from screening.run.ledger import Lease, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import read_manifest
 from screening.run.pipeline import CannotResume, Progress, RunOutcome, resume, screen
-from screening.run.plan import Plan, load_plan
+from screening.run.plan import Plan, damaged_files, load_plan
 from screening.storage import Folder
 
 FIRST_SLICE = 2048
@@ -138,7 +140,12 @@ def _foreign(work: Work, run: Folder, catalog: Catalog) -> str | None:
     """Return why a run cannot be gone on with, None where it can."""
     if not run.exists("plan.json"):
         return "its plan was never finished"
-    plan = load_plan(run)
+    try:
+        plan = load_plan(run)
+    except UserError:
+        return "its plan is damaged"
+    if damaged_files(run, plan):
+        return "its plan is damaged"
     if (plan.archive_url, plan.key_id) != (catalog.root_url, catalog.key_id):
         return "it is of another archive, or of another key"
     if plan.model["bundle_sha256"] != work.bundle.sha256:
@@ -151,11 +158,11 @@ def _abandon(work: Work, run_id: str, why: str, done: Screened) -> None:
     if run.exists():
         work.record("run.abandoned", {"run_id": run_id, "why": why})
         work.on_stage(f"run {run_id} of an earlier night is abandoned: {why}; its records are planned anew")
-        with Lease(run):
-            run.remove("plan.json")  # first: without it nobody takes the rest for a run
+        with Lease(run) as lease:
+            lease.folder.remove("plan.json")  # first: without it nobody takes the rest for a run
             for name in run.names():
                 if name != "lease":
-                    run.remove(name)
+                    lease.folder.remove(name)
         run.remove("")
         done.abandoned.append(run_id)
     work.book.settle_run(run_id)

@@ -24,7 +24,7 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import BlockMetadata
 
 from screening.cluster import is_ours
-from screening.errors import Fault, UserError
+from screening.errors import Unexpected, UserError
 from screening.run.ledger import ShardSummary
 from screening.run.scorers import DECODER_CPUS, SCORER_CPUS, gpus_for
 from screening.run.worker import ScoringActor, Source, decode_block
@@ -99,7 +99,7 @@ def execute(
                     yield row["shard"], result, row["seconds"] or {}
     except ray.exceptions.RayError as error:
         # What a worker raised is a fault of ours or of the machine. The first line names it; the whole is in Ray's log.
-        fault = re.search(rf"{Fault.__name__}: (.*)", str(error))
+        fault = re.search(rf"{Unexpected.__name__}: (.*)", str(error))
         yield None, f"Ray ended the run: {fault[1] if fault else type(error).__name__}", {}
 
 

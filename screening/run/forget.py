@@ -21,8 +21,26 @@ from screening.archive.catalog import named
 from screening.errors import UserError
 from screening.run import current
 from screening.run.donors import donor_sets_with, forget_donors
-from screening.run.ledger import Lease, counts, finished_shards, footer, plan_files, read_manifest, write_manifest
-from screening.run.plan import FORGETTING, Plan, iter_shards, load_plan, plan_bytes, results_name, rewrite_slices
+from screening.run.lease import Lease
+from screening.run.ledger import (
+    counts,
+    finished_shards,
+    footer,
+    is_sealed,
+    plan_files,
+    read_manifest,
+    write_manifest,
+)
+from screening.run.plan import (
+    FORGETTING,
+    Plan,
+    iter_shards,
+    load_plan,
+    plan_bytes,
+    results_name,
+    rewrite_slices,
+    slice_names,
+)
 from screening.run.sealed import footer_of, results_bytes
 from screening.run.worker import summary_of
 from screening.storage import Folder
@@ -116,9 +134,9 @@ def _remove_unfinished_plans(runs: Folder) -> None:
     """Remove the records of plans that were never finished: nothing else says what is in them, and nobody goes on with them."""
     for name in runs.names():
         if runs.exists(f"{name}/plan") and not runs.exists(f"{name}/plan.json"):
-            with Lease(runs.folder(name)):
-                if not runs.exists(f"{name}/plan.json"):
-                    runs.remove(f"{name}/plan")
+            with Lease(runs.folder(name)) as lease:
+                if not lease.folder.exists("plan.json"):
+                    lease.folder.remove("plan")
 
 
 def _concerned(
@@ -143,14 +161,16 @@ def _forget_in_run(
     run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str, on_run: Callable[[str], None]
 ) -> None:
     on_run(run.url.rsplit("/", 1)[-1])
-    with Lease(run):
-        _rewrite(run, record_ids, patient_keys, at)
+    with Lease(run) as lease:
+        _rewrite(lease.folder, record_ids, patient_keys, at)
 
 
 def _rewrite(run: Folder, record_ids: Collection[str], patient_keys: Collection[str], at: str) -> None:
     for name in ("", "plan", "results"):
         run.remove_unfinished(name)
     plan = load_plan(run)
+    if not run.exists(FORGETTING) and run.exists("manifest.json") and not is_sealed(run.read("manifest.json")):
+        raise UserError(f"the manifest of {run.url} is damaged; `screening repair {run.url}` makes it again")
     earlier: list[int] = json.loads(run.read(FORGETTING))["shards"] if run.exists(FORGETTING) else []
     shards = sorted({*earlier, *_concerned(run, plan, record_ids, patient_keys)})
     run.write(FORGETTING, json.dumps({"shards": shards}).encode())
@@ -207,9 +227,16 @@ def _rewrite_manifest(run: Folder, plan: Plan, manifest: dict[str, Any], shards:
         {
             **manifest,
             "counts": counts(finished.values()) | {"planned": plan.records},
-            "plan": plan_files(run),
+            "plan": _plan_entries(run, manifest, shards),
             "files": files,
             "removed": {str(shard): count for shard, count in plan.removed.items()},
             "forgotten": [*manifest.get("forgotten", []), {"at": at, "rows": rows}],
         },
     )
+
+
+def _plan_entries(run: Folder, manifest: dict[str, Any], shards: list[int]) -> list[dict[str, Any]]:
+    """Return what a manifest says of the plan after shards were rewritten; of other files what it said before."""
+    rewritten = {"plan.json", *slice_names(shards)}
+    now = {file["name"]: file for file in plan_files(run, sorted(rewritten))}
+    return [now.get(file["name"], file) for file in manifest["plan"]]

@@ -34,8 +34,7 @@ from screening.archive.pack import (
 )
 from screening.archive.packed import READING
 from screening.contract import NOTICE
-from screening.errors import UserError
-from screening.run.ledger import Lease
+from screening.run.lease import Lease
 from screening.run.packers import Job, Workers, Written
 from screening.storage import Folder
 
@@ -95,7 +94,7 @@ def pack_archive(
     if facts is not None:
         require_archive(folder, facts, catalog.root_url, catalog.key_id)
     with Lease(folder, doing="packed") as lease:
-        making = _Making(catalog, folder, lease)
+        making = _Making(catalog, lease.folder)
         part_bytes = _part_bytes(catalog, part_bytes, workers)
         job = Job(folder, "", catalog.root_url, storage_options or {}, limits=limits or Limits(30, 2048))
         with Workers(workers) as pool:
@@ -125,8 +124,8 @@ def _new_name() -> str:
 class _Making:
     """The state of a pack while it is made: what it holds, what the catalog names, what is not yet in the index."""
 
-    def __init__(self, catalog: Catalog, folder: Folder, lease: Lease) -> None:
-        self._catalog, self._folder, self._lease = catalog, folder, lease
+    def __init__(self, catalog: Catalog, folder: Folder) -> None:
+        self._catalog, self._folder = catalog, folder
         self.count: Counter[str] = Counter()
         parts, left, self._index = _held(folder)
         self._parts = {part.name: part for part in parts}
@@ -187,10 +186,6 @@ class _Making:
         """Write index and pack.json, and remove what they do not name any more."""
         if not self._changed and self._index is not None:
             return
-        if self._lease.lost.is_set():
-            raise UserError(
-                f"{self._folder.url} was taken over by another packing; nothing is lost, and that one goes on"
-            )
         parts = list(self._parts.values())
         data = index_bytes(parts, np.concatenate(self._left))
         before, index = self._index, index_name(data)

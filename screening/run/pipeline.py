@@ -28,7 +28,8 @@ from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.current import open_current
 from screening.run.donors import donor_set_for, donor_sets_with, forget_donors, has_donor_set
 from screening.run.fingerprint import choose_device, numerics_fingerprint
-from screening.run.ledger import Holder, Lease, counts, finished_shards, publish, read_manifest
+from screening.run.lease import Holder, Lease
+from screening.run.ledger import counts, finished_shards, publish, read_manifest
 from screening.run.plan import BEGUN, Plan, load_plan, make_plan, plan_before_erasure, results_name, store_plan
 from screening.run.scorers import workers_for
 from screening.run.worker import Source, results_file
@@ -187,13 +188,15 @@ def screen(
             if (manifest := read_manifest(run)) is not None:  # by whoever held the lease before
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             fresh = not run.exists("plan.json")
-            plan = store_plan(run, catalog, plan)
+            plan = store_plan(lease.folder, catalog, plan)
             if _forgotten(runs) != forgotten:
-                _withdraw(runs, run if fresh else None)
+                _withdraw(runs, lease.folder if fresh else None)
                 raise UserError("patients were forgotten while this run was being prepared; start it again")
-            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, workers, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(
+                source, runs, settings, workers, lease, started, until, _Told(on_stage, on_progress, on_event)
+            )
 
 
 def resume(
@@ -240,9 +243,11 @@ def resume(
             if (manifest := read_manifest(run)) is not None:
                 return RunOutcome(run.url, plan.run_id, plan.records, manifest["counts"], published=True, already=True)
             plan = load_plan(run)  # an erasure may have come before the lease
-            source = Source(run, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
+            source = Source(lease.folder, plan, bundle.preprocessing, options, settings.storage_attempts, pack or None)
             after_ray.push(_not_suspicious(run))
-            return _finish(source, runs, settings, workers, lease, started, until, on_stage, on_progress, on_event)
+            return _finish(
+                source, runs, settings, workers, lease, started, until, _Told(on_stage, on_progress, on_event)
+            )
 
 
 def _waiting(on_stage: Callable[[str], None]) -> Callable[[Holder], None]:
@@ -298,6 +303,15 @@ def _not_suspicious(run: Folder) -> Callable[[type[BaseException] | None, object
     return forget
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Who is told how a run goes on, as `screen` describes them."""
+
+    stage: Callable[[str], None]
+    progress: Callable[[Progress], None]
+    event: Callable[[str, dict[str, Any]], None]
+
+
 def _finish(
     source: Source,
     runs: Folder,
@@ -306,9 +320,7 @@ def _finish(
     lease: Lease,
     started: datetime,
     until: float | None,
-    on_stage: Callable[[str], None],
-    on_progress: Callable[[Progress], None],
-    on_event: Callable[[str, dict[str, Any]], None],
+    told: _Told,
 ) -> RunOutcome:
     from screening.run.engine import execute  # with Ray Data, after Ray's processes have begun to start
 
@@ -328,7 +340,7 @@ def _finish(
     unfinished: list[str] = []
     hours_over = False
     workers = min(workers, len(pending))
-    on_event(
+    told.event(
         "run.planned",
         {
             "run_id": plan.run_id,
@@ -342,18 +354,18 @@ def _finish(
         },
     )
     if pending:
-        on_stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
+        told.stage("scoring" if not done else f"resuming: {len(done)} of {plan.shards} shards are done")
         for of, result, spent in execute(source, runs, pending, workers, tally):
             if isinstance(result, str):
                 unfinished.append(result)
-                on_event("shard.unfinished", {"run_id": plan.run_id, "shard": of, "why": result})
+                told.event("shard.unfinished", {"run_id": plan.run_id, "shard": of, "why": result})
                 if len(unfinished) >= settings.unfinished_limit:
                     break
                 continue
             first = first or time.monotonic() - begun
             done[result.shard] = result
             tally.update(done=result.rows, scored=result.scored, flagged=result.flagged)
-            on_progress(
+            told.progress(
                 Progress(
                     plan.records,
                     tally["done"],
@@ -364,12 +376,13 @@ def _finish(
                 )
             )
             facts = asdict(result) | {"rejected": result.rows - result.scored, "seconds": spent}
-            on_event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
-            _require(lease, run)
+            told.event("shard.finished", {"run_id": plan.run_id, "left": plan.shards - len(done), **facts})
+            if lease.lost.is_set():
+                lease.require()
             if until is not None and time.monotonic() > until:
                 hours_over = True
                 break
-    _require(lease, run)
+    lease.require()
     seconds = time.monotonic() - begun
     published = len(done) == plan.shards
     if published:
@@ -395,7 +408,7 @@ def _finish(
     total = counts(done.values())
     left = plan.shards - len(done)
     facts = {"run_id": plan.run_id, "left": left, **total, "seconds": round(seconds, 3)}
-    on_event("run.published" if published else "run.unfinished", facts)
+    told.event("run.published" if published else "run.unfinished", facts)
     return RunOutcome(
         run.url,
         plan.run_id,
@@ -410,8 +423,3 @@ def _finish(
         seconds=seconds,
         seconds_to_first_shard=first,
     )
-
-
-def _require(lease: Lease, run: Folder) -> None:
-    if lease.lost.is_set():
-        raise UserError(f"{run.url} was taken over by another runner; nothing is lost, and that one goes on")

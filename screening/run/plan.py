@@ -3,12 +3,13 @@
 ``RUNS/<run_id>/plan.json`` is written last and so says that the plan is whole. The rows lie in
 ``plan/records-00000.parquet``, one row group a shard and `SLICE` shards a file, so that a worker reads its own shard only;
 where the records lie stands beside it in ``plan/locations-00000.parquet``, readable by the owner alone, because paths
-hold names and numbers of patients.
+hold names and numbers of patients. Each of these files seals itself, so that damage is told before, and without, a manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from screening.contract import CARRIED_COLUMNS, GAINED_COLUMNS, NOTICE, result_schema, sha256_of
 from screening.errors import UserError
+from screening.run.sealed import UNSEALED, is_whole, sealed
 from screening.settings import RESULT_KEYS, RunSettings
 from screening.storage import Folder, forbid_pickled_columns
 
@@ -40,6 +42,7 @@ BEGUN = "begun"
 FORGETTING = "forgetting.json"
 """Stands in a run while patients are being erased from it."""
 
+_KINDS = ("records", "locations")
 _RECORD_COLUMNS = (*CARRIED_COLUMNS, "bytes", "version")
 _GAINED = [name for name in CARRIED_COLUMNS if name in GAINED_COLUMNS]
 _FEW_VALUES = ["sex", "site", "device"]
@@ -212,8 +215,9 @@ def write_slices(run: Folder, catalog: Catalog, shard_records: int) -> None:
 
 
 def plan_bytes(plan: Plan) -> bytes:
-    """Return a plan as it stands in plan.json."""
-    return json.dumps({**asdict(plan), "notice": NOTICE}, indent=1).encode()
+    """Return a plan as it stands in plan.json, with the hash of itself."""
+    stated = json.loads(json.dumps({**asdict(plan), "notice": NOTICE}))
+    return json.dumps({**stated, "sha256": sha256_of(stated)}, indent=1).encode()
 
 
 def load_plan(run: Folder) -> Plan:
@@ -222,11 +226,14 @@ def load_plan(run: Folder) -> Plan:
     Raises
     ------
     UserError
-        There is no plan there, or it cannot be read.
+        There is no plan there, or it is damaged.
     """
     forbid_pickled_columns()
     try:
         stored = json.loads(run.read("plan.json"))
+        seal = stored.pop("sha256", None)  # not in plans of earlier versions
+        if seal is not None and seal != sha256_of(stored):
+            raise ValueError("it is not as it was written")
         stored.pop("notice")
         removed = {int(shard): rows for shard, rows in stored.pop("removed", {}).items()}
         return Plan(**stored, removed=removed)
@@ -238,15 +245,52 @@ def load_plan(run: Folder) -> Plan:
         ) from error
 
 
+def slice_names(shards: Collection[int]) -> list[str]:
+    """Return the names of the files that hold these shards of a plan."""
+    return [_slice_name(kind, number) for number in sorted({shard // SLICE for shard in shards}) for kind in _KINDS]
+
+
+def damaged_files(run: Folder, plan: Plan, *, unsealed_too: bool = False) -> list[str]:
+    """Return the files of a plan that are gone or not as they were written, as far as they tell by themselves.
+
+    Parameters
+    ----------
+    unsealed_too
+        Also those that cannot tell, because an earlier version wrote them.
+    """
+    found = []
+    for name in slice_names(range(plan.shards)):
+        try:
+            whole = is_whole(run.read(name))
+        except FileNotFoundError:
+            whole = False
+        if whole is False or (unsealed_too and not whole):
+            found.append(name)
+    if unsealed_too and run.read("plan.json") != plan_bytes(plan):
+        found.append("plan.json")
+    return found
+
+
 def rewrite_slices(
     run: Folder, plan: Plan, shards: Collection[int], keep: Callable[[pa.Table], pa.Table]
 ) -> dict[int, int]:
     """Put ``keep`` of the rows of some shards in their place, and return how many rows each shard of the plan now lacks.
 
     ``keep`` sees the columns record_id and patient_key; where records lie follows the records.
+
+    Raises
+    ------
+    UserError
+        What is to be rewritten is damaged; written anew it would pass for whole.
     """
     whole = replace(plan, records=plan.records + sum(plan.removed.values()), removed={})
     removed = {shard: rows for shard, rows in plan.removed.items() if shard not in set(shards)}
+    for name in slice_names(shards):
+        if is_whole(run.read(name)) is False:
+            raise UserError(
+                f"{name} of {run.url} is damaged, so nothing can be erased from it; `screening repair` the run, or remove "
+                "it, and start again"
+            )
     for number in sorted({shard // SLICE for shard in shards}):
         tables = []
         of_slice = enumerate(_read_slice(run, "records", number), start=number * SLICE)
@@ -335,9 +379,11 @@ def _slices(shards: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
 
 def _write_slice(run: Folder, number: int, shards: list[pa.Table]) -> None:
     for kind, columns in (("records", _RECORD_COLUMNS), ("locations", ("location",))):
-        with run.writer(_slice_name(kind, number)) as file:
-            schema = shards[0].select(list(columns)).schema
-            with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
-                for shard in shards:
-                    # A shard of which nothing is left keeps its row group, so that the others keep their numbers.
-                    writer.write_table(shard.select(list(columns)), row_group_size=max(1, shard.num_rows))
+        file = io.BytesIO()
+        schema = shards[0].select(list(columns)).schema.remove_metadata()
+        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_FEW_VALUES) as writer:
+            for shard in shards:
+                # A shard of which nothing is left keeps its row group, so that the others keep their numbers.
+                writer.write_table(shard.select(list(columns)), row_group_size=max(1, shard.num_rows))
+            writer.add_key_value_metadata(UNSEALED)
+        run.write(_slice_name(kind, number), sealed(file.getvalue()))

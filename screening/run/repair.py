@@ -20,11 +20,13 @@ from screening.archive.store import id_hashes
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.bundles import fetch_bundle, store_bundle
-from screening.run.donors import donor_set_for
-from screening.run.ledger import Lease, finished_shards, publish, read_manifest
+from screening.run.donors import donor_set_for, is_forgotten
+from screening.run.lease import Lease
+from screening.run.ledger import finished_shards, publish, read_manifest
 from screening.run.plan import (
     FORGETTING,
     Plan,
+    damaged_files,
     load_plan,
     plan_bytes,
     read_locations,
@@ -79,15 +81,16 @@ def repair(
     if not run.exists("manifest.json"):
         raise UserError(f"{run.url} is not published; `screening run` finishes it, and writes anew what is damaged")
     made: list[str] = []
-    with Lease(run):
+    with Lease(run) as lease:
+        run = lease.folder
         if run.exists(FORGETTING):
             raise UserError(
                 f"an erasure in {run.url} was interrupted; complete it with `screening forget`, then repair"
             )
         for mend in (_manifest, _plan, _model, _donors, _results):
             found = list(faults(run))
-            if not found:
-                break
+            if not found or (mend is not _manifest and any(fault.name == "manifest.json" for fault in found)):
+                break  # without a manifest nobody knows what the other files were
             for name, write in mend(run, found, dict(options or {}), catalog, list(bundles)):
                 on_file(name)
                 with suppress(
@@ -103,17 +106,23 @@ _Work = Sequence[tuple[str, Callable[[], bool]]]
 
 
 def _manifest(run: Folder, found: Sequence[Fault], options: dict[str, Any], *_: object) -> _Work:
-    """Make the manifest again from the plan and the results files that are whole; those that are not, first."""
-    if not any(fault.name == "manifest.json" for fault in found):
+    """Make the manifest again from the plan and the results files that are whole; results that are not, first.
+
+    What the plan was before it was damaged, only the manifest could say: where both are damaged, neither is made again.
+    """
+    names = [fault.name for fault in found]
+    if "manifest.json" not in names or any(name == "plan.json" or name.startswith("plan/") for name in names):
         return []
 
     def write() -> bool:
         plan = load_plan(run)
+        if damaged_files(run, plan, unsealed_too=True):
+            return False
         if damaged := set(range(plan.shards)) - set(finished_shards(run, plan)):
             make = _maker(run, plan, options)
             for shard in sorted(damaged):
                 run.write(results_name(shard), make(shard))
-        facts = {
+        facts: dict[str, Any] = {
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "repaired": "made again from the plan and the results files; when it was finished first is not known",
             "archive_url": plan.archive_url,
@@ -124,6 +133,9 @@ def _manifest(run: Folder, found: Sequence[Fault], options: dict[str, Any], *_: 
             "settings": plan.settings | {"shard_records": plan.shard_records},
             "fingerprint": plan.fingerprint,
         }
+        if plan.removed:
+            facts["removed"] = {str(shard): rows for shard, rows in plan.removed.items()}
+            facts["forgotten"] = [{"at": "not known", "rows": sum(plan.removed.values())}]
         publish(run, plan, finished_shards(run, plan).values(), facts=facts)
         return True
 
@@ -215,8 +227,9 @@ def _donors(
                 input_contract=bundle.input_contract_sha256,
                 size=plan.settings["donor_set"],
             )
-            if chosen != plan.donor_set:
+            if chosen is None or chosen != plan.donor_set or is_forgotten(runs, chosen):
                 return False
+            run.before_writing()
             runs.write(f"donors/{chosen}.safetensors", Folder(scratch).read(f"donors/{chosen}.safetensors"))
         return True
 

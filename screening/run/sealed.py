@@ -1,4 +1,4 @@
-"""Results files that show by themselves, to the last byte, whether they are as they were written."""
+"""Parquet files that show by themselves, to the last byte, whether they are as they were written: results and plans."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 _FACTS, _SEAL = b"screening", b"screening_sha256"
 _UNSEALED = b"0" * 64
+UNSEALED = {_SEAL.decode(): _UNSEALED.decode()}
+"""Metadata of a file that is to be `sealed`."""
 
 
 def results_bytes(results: pa.Table, *, footer: dict[str, Any]) -> bytes:
@@ -24,21 +26,35 @@ def results_bytes(results: pa.Table, *, footer: dict[str, Any]) -> bytes:
     metadata = {_FACTS: json.dumps(footer).encode(), _SEAL: _UNSEALED}
     table = results.replace_schema_metadata({**(results.schema.metadata or {}), **metadata})
     pq.write_table(table, sink, compression="zstd", row_group_size=max(1, results.num_rows), use_dictionary=True)
-    data = sink.getvalue()
+    return sealed(sink.getvalue())
+
+
+def sealed(data: bytes) -> bytes:
+    """Return a Parquet file, whose footer has `UNSEALED` among its metadata, with its own hash in that place."""
     before, found, after = data.rpartition(_UNSEALED)
     if not found:
         raise AssertionError("the footer does not hold what was put into it")
     return before + hashlib.sha256(data).hexdigest().encode() + after
 
 
-def footer_of(data: bytes) -> dict[str, Any] | None:
-    """Return what `results_bytes` was given as footer; None where a byte of it is not as it was written."""
+def is_whole(data: bytes) -> bool | None:
+    """Whether a Parquet file is, to the last byte, as it was `sealed`; None where no seal stands in it."""
     try:
-        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
-        footer: dict[str, Any] = json.loads(metadata[_FACTS])
-        seal = metadata[_SEAL]
-    except (KeyError, ValueError, OSError, pa.ArrowException):  # a damaged footer may ask for what Arrow does not have
+        seal = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(_SEAL)
+    except (ValueError, OSError, pa.ArrowException):  # a damaged footer may ask for what Arrow does not have
+        return False
+    if seal is None:
         return None
     before, found, after = data.rpartition(seal)
-    whole = bool(found) and hashlib.sha256(before + _UNSEALED + after).hexdigest().encode() == seal
-    return footer if whole else None
+    return bool(found) and hashlib.sha256(before + _UNSEALED + after).hexdigest().encode() == seal
+
+
+def footer_of(data: bytes) -> dict[str, Any] | None:
+    """Return what `results_bytes` was given as footer; None where a byte of it is not as it was written."""
+    if not is_whole(data):
+        return None
+    try:
+        footer: dict[str, Any] = json.loads(pq.read_metadata(pa.BufferReader(data)).metadata[_FACTS])
+    except (KeyError, ValueError):
+        return None
+    return footer

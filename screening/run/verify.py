@@ -20,7 +20,16 @@ from screening.errors import UserError
 from screening.run.bundles import fetch_bundle
 from screening.run.donors import is_forgotten, load_donor_set
 from screening.run.ledger import is_sealed, read_manifest
-from screening.run.plan import BEGUN, FORGETTING, Plan, load_plan, read_locations, read_shard, results_name
+from screening.run.plan import (
+    BEGUN,
+    FORGETTING,
+    Plan,
+    damaged_files,
+    load_plan,
+    read_locations,
+    read_shard,
+    results_name,
+)
 from screening.run.sealed import footer_of
 from screening.run.worker import Source, decode_rows, scorer_of
 from screening.storage import Folder
@@ -28,8 +37,8 @@ from screening.storage import Folder
 TOLERANCE = 1e-4
 """Largest difference of a number that is scored again, beside other records in the batch or on another machine."""
 _THREADS, _AHEAD = 4, 64
-_TEMPORARY = {"lease", BEGUN}
-"""What a runner leaves that was killed between publishing and tidying up."""
+_OF_RUNNERS = {"lease", BEGUN}
+"""Who may write a run, and what a runner leaves that was killed."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,10 @@ def faults(run: Folder) -> Iterator[Fault]:
         return
     if not is_sealed(run.read("manifest.json")):
         yield Fault("manifest.json", "is not as it was written")
+        for name in _damaged_plan(run):
+            yield Fault(
+                name, "is not as it was written, and only the manifest knew what it was; restore both from a copy"
+            )
         return
     manifest = read_manifest(run) or {}
     wrong = list(_hashed(run, manifest["plan"]))
@@ -82,6 +95,13 @@ def faults(run: Folder) -> Iterator[Fault]:
     yield from _results(run, plan, manifest, readable=not wrong)
     yield from _strays(run, manifest)
     yield from _held(runs_of(run), plan)
+
+
+def _damaged_plan(run: Folder) -> list[str]:
+    try:
+        return damaged_files(run, load_plan(run))
+    except UserError:
+        return ["plan.json"]
 
 
 def _hashed(run: Folder, files: Sequence[dict[str, Any]]) -> Iterator[Fault]:
@@ -171,7 +191,7 @@ def _strays(run: Folder, manifest: dict[str, Any]) -> Iterator[Fault]:
             for below in run.names(name):
                 if f"{name}/{below}" not in named:
                     yield Fault(f"{name}/{below}", "is no part of the run")
-        elif name not in named | {"manifest.json"} | _TEMPORARY:
+        elif name not in named | {"manifest.json"} | _OF_RUNNERS:
             yield Fault(name, "is no part of the run")
 
 

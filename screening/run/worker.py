@@ -64,7 +64,8 @@ def decode_block(source: Source, shard: int) -> list[pa.Table]:
     """
     keep_freed_memory()
     forbid_pickled_columns()
-    run, begun = source.run, begun_name(shard)
+    # A mark of a runner that lost its lease does no harm, so that it is not asked for before each.
+    run, begun = Folder(source.run.url, source.run.storage_options), begun_name(shard)
     try:
         suspicious = run.exists(begun)
         run.write(begun, b"")
@@ -185,6 +186,8 @@ class ScoringActor:
                 again(lambda: self.run.write(results_name(shard), data), self.attempts)
         except StorageError as error:
             return _row(shard, error=f"shard {shard}, results file: {error}")
+        except UserError as error:  # the run was taken over
+            return _row(shard, error=str(error), fatal=True)
         seconds = stopwatch.seconds | {stage: decoded[f"{stage}_s"][0].as_py() for stage in DECODING}
         from_pack = {name: decoded[name][0].as_py() for name in ("packed", "damaged")}
         return _row(shard, summary=json.dumps(asdict(summary)), seconds=seconds, **from_pack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -564,6 +565,30 @@ def test_damaged_catalogs(mimic: Path, tmp_path: Path) -> None:
     (out / "catalog.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot be read \(JSONDecodeError"):
         open_catalog(str(out))
+
+
+@pytest.mark.parametrize("name", ["catalog.parquet", "locations.parquet", "catalog.json"])
+def test_a_flipped_byte_in_any_file_of_a_catalog_is_found(mimic: Path, tmp_path: Path, name: str) -> None:
+    """Many leave the file readable, with another place or patient in it."""
+    out = tmp_path / "c"
+    first = build_catalog(str(mimic), str(out), key=KEY)
+    expected, whole = rows_of(out), (out / name).read_bytes()
+    for at in range(0, len(whole), 5):
+        (out / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with contextlib.suppress(UserError):
+            assert rows_of(out) == expected, at  # white space of catalog.json
+            assert name == "catalog.json", at
+    if name != "catalog.json":
+        (out / name).write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+        with pytest.raises(
+            UserError, match=rf"is damaged: {name} is not as it was written; make it again with `screening cat"
+        ):
+            open_catalog(str(out))
+        again = build_catalog(str(mimic), str(out), key=KEY)  # it takes over nothing of what is damaged
+        assert (again.new, again.catalog_id) == (30, first.catalog_id)
+        assert "The earlier catalog was damaged, and was made anew." in again.warnings
+    (out / name).write_bytes(whole)
+    assert rows_of(out) == expected
 
 
 def test_a_damaged_or_older_catalog_is_made_anew(mimic: Path, tmp_path: Path) -> None:

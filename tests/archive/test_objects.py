@@ -15,8 +15,9 @@ from screening.archive.objects import Objects, objects_below
 from screening.archive.reader import ArchiveReader, Fetched
 from screening.contract import Reason
 from screening.recording import Rejected
-from screening.storage import Folder
+from screening.storage import Folder, again
 from tests import wfdb_files
+from tests.faults.proxy import FaultyProxy
 
 NAMES = ("a/r", "b c/é%20+", "d/x=1,y")
 
@@ -131,3 +132,36 @@ def short() -> Iterator[Objects]:
 def test_a_body_that_was_cut_is_nothing_and_who_cuts_all_is_asked_no_more(short: Objects) -> None:
     assert [short.get("r.dat", 1000) for _ in range(20)] == [None] * 20
     assert _Short.asked == objects._FAILURES
+
+
+def test_a_store_that_fails_a_fifth_of_its_requests_costs_requests_and_no_byte(
+    archive: Folder, s3: dict[str, Any]
+) -> None:
+    """Quick form of what `tests/faults/test_object_store.py` does of whole commands."""
+    waits = {"connect_timeout": 1, "read_timeout": 1}
+    with FaultyProxy(s3["endpoint_url"], seed=3, stall_s=2.0) as proxy:
+        folder = Folder(archive.url, s3 | {"endpoint_url": proxy.url, "config_kwargs": waits})
+
+        def work(below: str) -> int:
+            before = proxy.requests
+            for n in range(12):
+                name = f"{below}/{n}"
+                folder.write(name, bytes([n]) * 1000)
+                assert folder.read(name) == bytes([n]) * 1000
+                assert folder.create(f"{name}-once", name.encode())
+                assert not folder.create(f"{name}-once", b"another's")
+            assert len(folder.names(below)) == 24
+            reader = ArchiveReader(folder.url, folder.storage_options)
+            for name in NAMES:
+                place = f"{name}.hea"
+                assert again(lambda place=place: reader.fetch(place, "id")) == through_fsspec(archive).fetch(
+                    place, "id"
+                )
+            return proxy.requests - before
+
+        calm = work("calm")
+        assert proxy.faults == 0
+        proxy.share = 0.2
+        rough = work("rough")
+        assert set(proxy.done) >= {"passed", "500", "503", "reset", "lost"}
+        assert rough < 2.5 * calm, f"{rough} requests with faults, {calm} without"

@@ -22,7 +22,6 @@ from tests.conftest import PROJECT
 
 SHARD_RECORDS = 8
 BROKEN = 24
-_HIDDEN_OR_HELD = ("lease", "begun")
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ def compare(place: Place, runs: Path, undisturbed: Path, *, sample: int = 4) -> 
 
 
 def leftovers(runs: Path) -> list[Path]:
-    """Return what should not be there once a run has ended: temporary files, marks, leases."""
+    """Return what should not be there once a run has ended: temporary files, marks, a lease that was not given back."""
     run = run_in(runs)
-    held = [run / name for name in _HIDDEN_OR_HELD if (run / name).exists()]
-    return [*held, *(path for path in runs.rglob("*") if path.name.startswith(".") or path.name.endswith(".tmp"))]
+    left = [run / "begun"] if (run / "begun").exists() else []
+    left += [path for path in sorted(run.glob("lease/*.json"))[-1:] if not path.with_suffix(".released").exists()]
+    return [*left, *(path for path in runs.rglob("*") if path.name.startswith(".") or path.name.endswith(".tmp"))]

@@ -39,6 +39,7 @@ def test_the_comparison_finds_a_byte_a_lost_record_and_what_was_left_behind(
     parts[0].write_bytes(parts[1].read_bytes())
     parts[2].unlink()
     (run / "lease").mkdir()
+    (run / "lease" / "epoch-000001.json").write_text("{}")
     (run / "results" / ".part-00002.parquet.abc.tmp").write_bytes(b"")
     found = compare(place, runs, undisturbed, sample=0)
     assert (found.lost, found.duplicates) == (16, 8)
@@ -46,7 +47,7 @@ def test_the_comparison_finds_a_byte_a_lost_record_and_what_was_left_behind(
     for what in (
         "part-00000.parquet has other bytes",
         "part-00002.parquet is missing",
-        "lease was left",
+        "epoch-000001.json was left",
         ".tmp was left",
     ):
         assert what in wrong

@@ -17,7 +17,7 @@ from tests.faults.place import Place
 
 GO_ON = "Start the same command again to go on where it stopped."
 EXPIRY_S = 30.0
-"""Of the lease, as in screening.run.ledger; a stopped driver is stopped for longer."""
+"""Of the lease, as in screening.run.lease; a stopped driver is stopped for longer."""
 
 
 class Driver:

@@ -21,7 +21,7 @@ from screening.nightly.notify import payload
 from screening.nightly.record import Outcome
 from screening.report import write
 from screening.run import ledger, pipeline, plan
-from screening.run.ledger import Lease
+from screening.run.lease import Lease
 from tests.nightly.conftest import World, bundles_of
 
 pytestmark = pytest.mark.usefixtures("ray_here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from screening.nightly.night import tonights_id
 from screening.nightly.record import Outcome
 from screening.nightly.settings import NightlySettings
 from screening.run import pipeline
-from screening.run.ledger import Lease
-from screening.run.plan import store_plan
+from screening.run.lease import Lease
+from screening.run.plan import load_plan, plan_bytes, store_plan
 from screening.storage import Folder
 from tests.nightly.conftest import World, bundles_of
 
@@ -72,10 +73,9 @@ def test_what_an_earlier_champion_began_is_left_to_tonights(world: World, tmp_pa
 def test_numbers_that_would_come_out_otherwise_are_not_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.grow(16)
     run_id = begun(world, "2026-11-21")
-    stored = world.folder / "runs" / run_id / "plan.json"
-    plan_of = json.loads(stored.read_text())
-    plan_of["fingerprint"] = {"device": "cpu", "hardware": "one", "batch_size": 8}
-    stored.write_text(json.dumps(plan_of))
+    run = world.runs.folder(run_id)
+    plan = replace(load_plan(run), fingerprint={"device": "cpu", "hardware": "one", "batch_size": 8})
+    run.write("plan.json", plan_bytes(plan))
     monkeypatch.setattr(pipeline, "cluster", lambda *_args, **_options: nullcontext())
     monkeypatch.setattr(pipeline, "_fingerprint", lambda _: {"device": "cpu", "hardware": "two", "batch_size": 8})
     night = world.night("2026-11-22")
@@ -84,6 +84,19 @@ def test_numbers_that_would_come_out_otherwise_are_not_mixed(world: World, monke
     assert why == (
         f"run {run_id} cannot be gone on with here: its numbers are of another hardware (one, here two); start a new run"
     )
+    assert (night.night.planned, night.night.new) == (16, 16)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan/locations-00000.parquet"])
+def test_a_run_whose_plan_was_damaged_is_abandoned(world: World, name: str) -> None:
+    world.grow(16)
+    run_id = begun(world, "2026-11-21")
+    data = bytearray(world.runs.folder(run_id).read(name))
+    data[len(data) // 2] ^= 1
+    world.runs.folder(run_id).write(name, bytes(data))
+    night = world.night("2026-11-22")
+    assert night.night.abandoned == (run_id,)
+    assert [what["why"] for what in world.events("run.abandoned")] == ["its plan is damaged"]
     assert (night.night.planned, night.night.new) == (16, 16)
 
 

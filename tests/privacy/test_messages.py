@@ -13,7 +13,7 @@ from tests.privacy.planted import SENTINELS
 
 def test_what_a_worker_raises_holds_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray keeps it for its dashboard and for whoever asks its state."""
-    from screening.errors import Fault
+    from screening.errors import Unexpected
     from screening.run import worker
 
     def fail() -> None:
@@ -21,7 +21,7 @@ def test_what_a_worker_raises_holds_no_message(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(worker, "keep_freed_memory", fail)
     for work in (lambda: worker.decode_block(None, 0), lambda: worker.ScoringActor(None, None, None, 1)):  # type: ignore[arg-type]
-        with pytest.raises(Fault, match=r"^ValueError at .* in fail$") as raised:
+        with pytest.raises(Unexpected, match=r"^ValueError at .* in fail$") as raised:
             work()
         kept = "".join(traceback.format_exception(raised.value)) + repr(pickle.dumps(raised.value))
         assert SENTINELS["surname"] not in kept

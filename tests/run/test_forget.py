@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -22,7 +23,8 @@ from screening.model.bundle import Bundle
 from screening.run import current, forget
 from screening.run.current import open_current, refresh
 from screening.run.forget import forget_in_runs, held_by_runs
-from screening.run.ledger import Lease, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import read_manifest
 from screening.run.plan import FORGETTING, load_plan
 from screening.run.read import iter_results
 from screening.run.repair import repair
@@ -34,6 +36,7 @@ from tests.bundles import make_bundle
 from tests.published import publish_run, write_catalog
 from tests.run.by_hand import run_by_hand
 
+repairing = importlib.import_module("screening.run.repair")
 SECRET = "a secret of more than thirty-two characters"
 KEY = PseudonymKey.of(SECRET.encode())
 SETTINGS = RunSettings(attribution="flagged", donors=4, donor_set=8, shard_records=8)
@@ -293,6 +296,71 @@ def test_a_run_that_is_being_written_is_not_touched(place: Path) -> None:
     patient = str(rows_of(run)["patient_key"].iloc[0])
     with Lease(run, beat_s=0.1), pytest.raises(UserError, match="is being run by process"):
         forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+
+
+class Brief(Lease):
+    """A lease of a second, so that a test need not wait for half a minute; the last one that was taken is `newest`."""
+
+    newest: Lease
+
+    def __init__(self, run: Folder, **options: Any) -> None:
+        super().__init__(run, **{**options, "expiry_s": 1.0, "beat_s": 0.1})
+
+    def __enter__(self) -> Lease:
+        Brief.newest = super().__enter__()
+        return self
+
+    @classmethod
+    def freeze(cls) -> None:
+        """Let its owner fall silent, as a suspended machine does."""
+        cls.newest._stop.set()
+        cls.newest._thread.join()
+
+
+def test_a_repair_that_was_frozen_does_not_bring_an_erased_patient_back(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wakes between scoring and writing, after another has repaired the run and a patient was erased from it."""
+    run, patient = run_in(place), str(rows_of(run_in(place))["patient_key"].iloc[0])
+    name = "results/part-00000.parquet"
+    data = bytearray(run.read(name))
+    data[200] ^= 1
+    run.write(name, bytes(data))
+    for module in (repairing, forget):
+        monkeypatch.setattr(module, "Lease", Brief)
+    keep = repairing._keep
+
+    def late(*arguments: Any) -> bool:
+        Brief.freeze()
+        monkeypatch.setattr(repairing, "_keep", keep)
+        assert repair(run).files == (name,)
+        forget_in_runs(Folder(str(place / "runs")), patient_keys=[patient], at="now")
+        return keep(*arguments)
+
+    monkeypatch.setattr(repairing, "_keep", late)
+    with pytest.raises(UserError, match="was taken over by another runner"):
+        repair(run)
+    assert patient not in set(rows_of(run)["patient_key"])
+    assert list(faults(run)) == []
+
+
+def test_an_erasure_that_was_frozen_undoes_nothing_of_the_next(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, runs = run_in(place), Folder(str(place / "runs"))
+    first, second = rows_of(run)["patient_key"].drop_duplicates().iloc[[0, 1]]
+    monkeypatch.setattr(forget, "Lease", Brief)
+    rewrite_slices = forget.rewrite_slices
+
+    def late(*arguments: Any) -> dict[int, int]:
+        Brief.freeze()
+        monkeypatch.setattr(forget, "rewrite_slices", rewrite_slices)
+        forget_in_runs(runs, patient_keys=[second], at="now")
+        return rewrite_slices(*arguments)
+
+    monkeypatch.setattr(forget, "rewrite_slices", late)
+    with pytest.raises(UserError, match="was taken over by another runner"):
+        forget_in_runs(runs, patient_keys=[first], at="now")
+    assert {first, second}.isdisjoint(rows_of(run)["patient_key"])
+    assert list(faults(run)) == []
 
 
 def test_on_an_object_store(s3: dict[str, Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 import pytest
 
 from screening.errors import UserError
-from screening.run.ledger import KEPT_EPOCHS, Lease
+from screening.run.lease import KEPT_EPOCHS, Held, Lease
 from screening.storage import Folder
+from tests.faults.proxy import FaultyProxy
 
 SPAWN = multiprocessing.get_context("spawn")
 RUNNERS = 5
@@ -183,3 +186,104 @@ def test_who_holds_a_lease_can_be_asked(tmp_path: Path) -> None:
     assert asking.holder() is None
     leave_dead(Folder(str(tmp_path / "dead")))
     assert Lease(Folder(str(tmp_path / "dead")), beat_s=0.01).holder() is None
+
+
+# --- Losing a lease ---------------------------------------------------------------------------------------------------
+
+
+def freeze(lease: Lease) -> None:
+    """Let the owner fall silent, as a suspended machine does."""
+    lease._stop.set()
+    lease._thread.join()
+
+
+def wake(lease: Lease) -> None:
+    lease._stop.clear()
+    lease._thread = threading.Thread(target=lease._beat, daemon=True)
+    lease._thread.start()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_who_lost_a_lease_leaves_the_one_of_its_successor(run: Folder, published: bool) -> None:
+    if published:
+        run.write("manifest.json", b"{}")
+    first = Lease(run, expiry_s=1.0, beat_s=0.1).__enter__()
+    freeze(first)
+    with Lease(run, expiry_s=1.0, beat_s=0.1) as second:
+        first.__exit__(None, None, None)  # it has not even learned that it lost
+        assert "epoch-000002.json" in run.names("lease")
+        with pytest.raises(UserError, match="is being run by process"), Lease(run, expiry_s=5.0, beat_s=0.1):
+            pytest.fail("two runners hold one lease")
+        second.require()
+        assert not second.lost.is_set()
+
+
+def test_the_count_of_epochs_outlives_a_publication(run: Folder) -> None:
+    """A later owner under the same number would not be told from the one that was frozen meanwhile."""
+    first = Lease(run, expiry_s=1.0, beat_s=0.1).__enter__()
+    freeze(first)
+    with Lease(run, expiry_s=1.0, beat_s=0.1):
+        run.write("manifest.json", b"{}")
+    with Lease(run, expiry_s=1.0, beat_s=0.1) as third:
+        wake(first)
+        assert first.lost.wait(20)
+        assert not third.lost.is_set()
+    first.__exit__(None, None, None)
+
+
+def test_owners_of_one_number_are_told_apart_where_the_count_was_removed(run: Folder) -> None:
+    first = Lease(run, expiry_s=1.0, beat_s=0.1).__enter__()
+    freeze(first)
+    run.remove("lease")
+    with Lease(run, expiry_s=1.0, beat_s=0.1) as second:
+        assert "epoch-000002.json" not in run.names("lease")
+        with pytest.raises(UserError, match="was taken over by another runner"):
+            first.require()
+        first.__exit__(None, None, None)
+        assert "epoch-000001.released" not in run.names("lease")
+        second.require()
+
+
+def stream(folder: Folder) -> None:
+    with folder.writer("results/part") as file:
+        file.write(b"old")
+
+
+WAYS: dict[str, Callable[[Folder], object]] = {
+    "write": lambda folder: folder.write("results/part", b"old"),
+    "writer": stream,
+    "create": lambda folder: folder.create("results/new", b"old"),
+    "remove": lambda folder: folder.remove("results"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_written_or_removed_under_a_lease_that_is_anothers(run: Folder, way: str) -> None:
+    first = Lease(run, expiry_s=1.0, beat_s=0.1).__enter__()
+    held: Held = pickle.loads(pickle.dumps(first.folder))  # as a worker has it
+    WAYS[way](held)
+    freeze(first)
+    with Lease(run, expiry_s=1.0, beat_s=0.1):
+        run.remove("results")
+        run.write("results/part", b"new")
+        with pytest.raises(UserError, match="was taken over by another runner; nothing is lost, and that one goes on"):
+            WAYS[way](held)
+        assert run.names("results") == ["part"]
+        assert run.read("results/part") == b"new"
+    first.__exit__(None, None, None)
+
+
+def test_a_beat_that_the_store_does_not_answer_costs_no_lease(s3: dict[str, Any]) -> None:
+    """A stalled request is given up by the store's own client only after as long as a lease holds."""
+    calm = Folder("s3://screening/runs/run", s3)
+    with FaultyProxy(s3["endpoint_url"], kinds=("stall",), stall_s=25.0) as proxy:
+        run = Folder(calm.url, s3 | {"endpoint_url": proxy.url})
+        with Lease(run, expiry_s=3.0, beat_s=0.1) as lease:
+            proxy.share = 1.0
+            while not proxy.done["stall"]:
+                time.sleep(0.01)
+            proxy.share = 0.0
+            with pytest.raises(UserError, match="is being run by process"), Lease(calm, expiry_s=3.0):
+                pytest.fail("a living runner lost its lease to one request")
+            lease.require()
+            assert not lease.lost.is_set()

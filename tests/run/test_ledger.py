@@ -14,9 +14,11 @@ import pytest
 from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
-from screening.run.plan import Plan, load_plan, results_name
+from screening.run.lease import Holder, Lease
+from screening.run.plan import Plan, load_plan, plan_bytes, results_name, write_slices
 from screening.run.sealed import results_bytes
 from screening.storage import Folder
+from tests.published import write_catalog
 
 PLAN = Plan(
     run_id="0123456789abcdef",
@@ -43,6 +45,11 @@ def write_shard(run: Folder, plan: Plan, shard: int, rows: int) -> ledger.ShardS
     return ledger.finished_shards(run, plan).get(shard)  # type: ignore[return-value]
 
 
+def write_plan(run: Folder) -> None:
+    run.write("plan.json", plan_bytes(PLAN))
+    write_slices(run, write_catalog(f"{run.url}-catalog", [{"record_id": f"r{n}"} for n in range(5)]), 3)
+
+
 def test_a_shard_is_done_when_its_file_is_whole_and_of_this_plan(tmp_path: Path) -> None:
     run = Folder(str(tmp_path))
     assert ledger.finished_shards(run, PLAN) == {}
@@ -67,7 +74,7 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
         ledger.publish(run, PLAN, [first], facts={})
     assert ledger.read_manifest(run) is None
     second = write_shard(run, PLAN, 1, 2)
-    run.write("plan.json", b"the plan")
+    write_plan(run)
     manifest = ledger.publish(run, PLAN, [second, first], facts={"seconds": 1.0})
     assert ledger.read_manifest(run) == json.loads(json.dumps(manifest))
     assert manifest["counts"] == {
@@ -83,8 +90,7 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
 
 def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
     run = Folder(str(tmp_path))
-    run.write("plan.json", b"{}")
-    run.write("plan/records-00000.parquet", b"")
+    write_plan(run)
     done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
     left = [".plan.json.0a.tmp", "plan/.records-00000.parquet.0b.tmp", "results/.part-00001.parquet.0c.tmp"]
     for name in (*left, "results/notes.txt"):
@@ -94,13 +100,26 @@ def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "notes.txt").exists()
 
 
+def test_a_run_whose_plan_was_damaged_on_the_way_is_not_published(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path / "run"))
+    write_plan(run)
+    done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
+    name = "plan/locations-00000.parquet"
+    whole = run.read(name)
+    for bad in (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], b""):
+        run.write(name, bad)
+        with pytest.raises(UserError, match=f"{name} of .* was damaged while the run was made; remove the run and"):
+            ledger.publish(run, PLAN, done, facts={})
+    assert not run.exists("manifest.json")
+
+
 def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run: it holds no plan\.json; name a folder RUNS/<run_id>"):
         load_plan(Folder(str(tmp_path)))
 
 
 def hold(url: str, ready: object, seconds: float) -> None:
-    with ledger.Lease(Folder(url), expiry_s=20.0, beat_s=0.1):
+    with Lease(Folder(url), expiry_s=20.0, beat_s=0.1):
         ready.set()  # type: ignore[attr-defined]
         time.sleep(seconds)
 
@@ -112,12 +131,12 @@ def run_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def test_a_second_runner_is_refused_with_who_holds_it_and_served_when_it_ends(run_folder: Folder) -> None:
     with (
-        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
+        Lease(run_folder, expiry_s=20.0, beat_s=0.1),
         pytest.raises(UserError, match=rf"is being run by process {os.getpid()} on \S+; wait for it to end"),
-        ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1),
+        Lease(run_folder, expiry_s=20.0, beat_s=0.1),
     ):
         pytest.fail("two runners hold one lease")
-    with ledger.Lease(run_folder, expiry_s=20.0, beat_s=0.1) as lease:
+    with Lease(run_folder, expiry_s=20.0, beat_s=0.1) as lease:
         assert not lease.lost.is_set()
 
 
@@ -127,23 +146,23 @@ def test_the_lease_of_a_killed_runner_is_taken_over(tmp_path: Path) -> None:
     holder = context.Process(target=hold, args=(str(tmp_path), ready, 60))
     holder.start()
     assert ready.wait(30)
-    with pytest.raises(UserError, match=f"process {holder.pid} on"), ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
+    with pytest.raises(UserError, match=f"process {holder.pid} on"), Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pytest.fail("a living runner lost its lease")
     holder.kill()
     holder.join()
-    with ledger.Lease(Folder(str(tmp_path)), expiry_s=20.0):
+    with Lease(Folder(str(tmp_path)), expiry_s=20.0):
         pass
 
 
 def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Folder) -> None:
     """Its host is another, so that only the standing counter tells; no clock of it is read."""
-    with ledger.Lease(run_folder, expiry_s=0.5, beat_s=60) as silent:
+    with Lease(run_folder, expiry_s=0.5, beat_s=60) as silent:
         while not run_folder.exists("lease/epoch-000001.beat"):
             time.sleep(0.01)
         holder = json.loads(run_folder.read("lease/epoch-000001.json")) | {"host": "elsewhere"}
         run_folder.write("lease/epoch-000001.json", json.dumps(holder).encode())
-        waited: list[ledger.Holder] = []
-        with ledger.Lease(run_folder, expiry_s=0.5, on_wait=waited.append):
+        waited: list[Holder] = []
+        with Lease(run_folder, expiry_s=0.5, on_wait=waited.append):
             assert waited[0].host == "elsewhere"
             silent._stop.set()  # wake its thread: it beats once more, late, and must notice
             silent._thread.join()
@@ -162,7 +181,7 @@ def test_of_many_who_try_at_once_one_gets_the_lease(tmp_path: Path) -> None:
     def attempt() -> None:
         together.wait()
         try:
-            with ledger.Lease(Folder(str(tmp_path)), expiry_s=30.0, beat_s=0.1):
+            with Lease(Folder(str(tmp_path)), expiry_s=30.0, beat_s=0.1):
                 got.append("held")
                 over.wait(30)
         except UserError as error:

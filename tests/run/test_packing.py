@@ -28,7 +28,7 @@ from screening.errors import StorageError, UserError
 from screening.model.bundle import Bundle
 from screening.recording import Rejected
 from screening.run import packers, packing
-from screening.run.ledger import Lease
+from screening.run.lease import Lease
 from screening.run.packing import PackSummary, pack_archive
 from screening.run.pipeline import screen
 from screening.run.plan import load_plan, read_locations, read_shard

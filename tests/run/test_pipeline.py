@@ -17,7 +17,8 @@ from screening.archive.labels import load_rule
 from screening.contract import EXPLANATION_COLUMNS, LEADS, OPERATORS, Reason
 from screening.errors import UserError
 from screening.model.bundle import Bundle
-from screening.run.ledger import Lease, read_manifest
+from screening.run.lease import Lease
+from screening.run.ledger import read_manifest
 from screening.run.pipeline import screen
 from screening.run.read import iter_results
 from screening.run.verify import faults

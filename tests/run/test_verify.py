@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,10 +16,11 @@ import pytest
 from screening.archive.catalog import build_catalog, open_catalog
 from screening.errors import UserError
 from screening.model.bundle import Bundle
+from screening.run.forget import forget_in_runs
 from screening.run.ledger import finished_shards, is_sealed, read_manifest, write_manifest
-from screening.run.plan import load_plan
+from screening.run.plan import load_plan, plan_bytes, read_shard, slice_names
 from screening.run.repair import repair
-from screening.run.sealed import footer_of, results_bytes
+from screening.run.sealed import footer_of, is_whole, results_bytes
 from screening.run.verify import faults, rescore
 from screening.settings import RunSettings
 from screening.storage import Folder
@@ -60,7 +62,8 @@ def run(made: Path, tmp_path: Path) -> Folder:
 
 def files_of(run: Folder) -> list[Path]:
     runs = Path(run.url).parent
-    return [path for path in sorted(runs.rglob("*")) if path.is_file() and not path.name.startswith("index-")]
+    found = [path for path in sorted(runs.rglob("*")) if path.is_file() and not path.name.startswith("index-")]
+    return [path for path in found if path.parent.name != "lease"]
 
 
 def flip(path: Path, at: int, bit: int) -> None:
@@ -177,6 +180,58 @@ def test_repair_makes_every_file_again_byte_for_byte(run: Folder, made: Path, bu
             assert len(done.files) == 1, path
     assert {path: path.read_bytes() for path in files_of(run)} == before
     assert repair(run).files == ()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan/records-00000.parquet", "plan/locations-00000.parquet"])
+def test_damage_of_manifest_and_plan_together_is_not_sealed_by_repair(run: Folder, name: str) -> None:
+    """A flipped byte may leave a plan readable, with another place for a record: the manifest is not made from that."""
+    flip(Path(run.path("manifest.json")), 50, 0)
+    broken = run.read("manifest.json")
+    whole = Path(run.path(name)).read_bytes()
+    for at in range(4, len(whole), max(1, len(whole) // 12)):
+        flip(Path(run.path(name)), at, 0)
+        done = repair(run)
+        assert done.files == ()
+        assert [fault.name for fault in done.left] == ["manifest.json", name], at
+        assert run.read("manifest.json") == broken
+        Path(run.path(name)).write_bytes(whole)
+    assert repair(run).files == ("manifest.json",)
+
+
+def test_every_byte_of_a_plans_files_counts(run: Folder) -> None:
+    plan = load_plan(run)
+    for name in slice_names(range(plan.shards)):
+        data = run.read(name)
+        assert is_whole(data)
+        for at in range(0, len(data), 7):
+            assert not is_whole(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]), at
+    data = run.read("plan.json")
+    for at in range(0, len(data), 7):
+        flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        run.write("plan.json", flipped)
+        with suppress(UserError):
+            assert plan_bytes(load_plan(run)) != flipped, at  # white space, of which no value depends
+
+
+def test_a_manifest_that_is_made_again_says_what_was_erased(run: Folder) -> None:
+    record = read_shard(run, 0)["record_id"][0].as_py()
+    forget_in_runs(Folder(str(Path(run.url).parent)), record_ids=[record], at="2026-11-23")
+    before = read_manifest(run) or {}
+    flip(Path(run.path("manifest.json")), 50, 0)
+    repair(run)
+    after = read_manifest(run) or {}
+    assert after["removed"] == before["removed"] == {"0": 1}
+    assert after["forgotten"] == [{"at": "not known", "rows": 1}]
+    assert after["counts"] == before["counts"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan/locations-00000.parquet"])
+def test_an_erasure_does_not_seal_damage(run: Folder, name: str) -> None:
+    record = read_shard(run, 0)["record_id"][0].as_py()
+    flip(Path(run.path(name)), 50, 0)
+    with pytest.raises(UserError, match=r"is damaged.*`screening repair"):
+        forget_in_runs(Folder(str(Path(run.url).parent)), record_ids=[record], at="now")
+    assert any(fault.name == name for fault in faults(run)) or run.exists("forgetting.json")
 
 
 def test_repair_says_what_it_cannot_do(run: Folder, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
