@@ -65,8 +65,8 @@ def faults(text: str) -> list[str]:
             if not users or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", users[-1]):
                 found.append(f"{name} runs as root")
             installs = " ".join(line["value"] for line in lines if line["instruction"] == "RUN")
-            if 'pip install -c constraints.txt "$(ls /wheel/*.whl)[s3]"' not in installs:
-                found.append(f"{name} does not install the wheel with the locked versions")
+            if 'pip install -c constraints.txt "$(ls /wheel/*.whl)[s3,hospital]"' not in installs:
+                found.append(f"{name} does not install the wheel with the locked versions and its extras")
     settings = " ".join(line["value"] for lines in made.values() for line in lines if line["instruction"] == "ENV")
     for wanted in ("PIP_NO_CACHE_DIR=1", "RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"):
         if wanted not in settings:
@@ -88,6 +88,7 @@ def test_the_image_keeps_the_rules() -> None:
         (r"USER 10001:10001", "USER 0:0", "cpu runs as root"),
         (r"COPY jobs", "COPY .git", ".git is not there to be copied"),
         (r"-c constraints.txt ", "", "does not install the wheel with the locked versions"),
+        (r",hospital", "", "cpu does not install the wheel with the locked versions"),
         (r"PIP_NO_CACHE_DIR=1", "A=1", "PIP_NO_CACHE_DIR=1 is not set"),
         (r"from=wheel", "from=weel", "there is no stage weel"),
         (r"&& rm -rf", "&& ( rm -rf", "not a shell command"),
