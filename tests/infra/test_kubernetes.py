@@ -74,6 +74,9 @@ def schema_faults(docs: list[Doc]) -> list[str]:
     return found
 
 
+GROUP = {"groupName": "workers", "rayStartParams": {}, "template": {"spec": {}}}
+
+
 def test_every_manifest_meets_its_schema(docs: list[Doc]) -> None:
     assert schema_faults(docs) == []
     assert {doc["kind"] for doc in docs} >= {"RayCluster", "RayJob", "CronJob", "Deployment", "NetworkPolicy", "Role"}
@@ -90,6 +93,9 @@ def test_every_manifest_meets_its_schema(docs: list[Doc]) -> None:
         ("RayJob", "nightly", "spec.rayClusterSpec.rayVersion", 2.6, "2.6"),
         ("RayJob", "nightly", "spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", 0, "0 is not of type"),
         ("RayCluster", "screening", "spec.authOptions.mode", "perhaps", "perhaps"),
+        ("RayCluster", "screening", "spec.authOptions.secret", "ray-token", "secret"),
+        ("RayCluster", "screening", "spec.workerGroupSpecs.0.maxReplicas", 2**31, "2147483648"),
+        ("RayCluster", "screening", "spec.workerGroupSpecs.0", {**GROUP, "maxReplicas": 2}, "minReplicas"),
         (
             "RayCluster",
             "screening",
@@ -291,6 +297,23 @@ def test_the_settings_are_those_of_a_night(docs: list[Doc]) -> None:
     assert found.archive == mounts["archive"]
     assert {url.split("/")[1] for url in (found.catalog, found.runs, found.report)} == {mounts["results"].strip("/")}
     assert found.key_file == f"{mounts['key']}/pseudonym.key"
+
+
+def test_a_component_works_on_what_is_there_and_before_what_its_user_patches(tmp_path: Path) -> None:
+    """The order that makes a patch of ../gpu itself come too late for the cluster for jobs by hand."""
+    assert "patches" not in yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
+    kind = {"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {}}
+    (tmp_path / "part").mkdir()
+    for folder, recipe in (
+        (tmp_path, {"resources": ["a.yaml"], "components": ["part"]}),
+        (tmp_path / "part", {"kind": "Component"}),
+    ):
+        patch = f"- {{op: add, path: /data/who, value: {folder.name}}}"
+        recipe["patches"] = [{"target": {"kind": "ConfigMap"}, "patch": patch}]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(kind))
+    (made,) = build(tmp_path)
+    assert made["data"] == {"who": tmp_path.name}
 
 
 def test_a_resolver_that_meets_something_new_says_so(tmp_path: Path) -> None:
