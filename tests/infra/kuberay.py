@@ -1,10 +1,11 @@
 """Schemas of KubeRay's resources: the fields that are of use here, held against its own definitions, and no other.
 
-Those are ``ray-operator/config/crd/bases/ray.io_{rayclusters,rayjobs}.yaml`` of github.com/ray-project/kuberay (a megabyte each,
-almost all of it Kubernetes' templates of pods, which Kubernetes' own schema checks here) and ``ray-operator/apis/ray/v1``, from
-which they are made; read for KubeRay 1.6 and 1.7. These here are stricter: a field that nobody knows, which Kubernetes would
-drop without a word, is a fault, and so is leaving out what has a default there and is a decision here. `submissionMode` is any
-text there; the modes are those that the operator knows. `authOptions.secretName` came with 1.6.
+Those are ``ray-operator/config/crd/bases/ray.io_{rayclusters,rayjobs}.yaml`` of github.com/ray-project/kuberay (a megabyte
+each, almost all of it Kubernetes' templates of pods, which Kubernetes' own schema checks here) and
+``ray-operator/apis/ray/v1``, from which they are made; read for KubeRay 1.6 and 1.7. These here are stricter: a field that
+nobody knows, which Kubernetes would drop without a word, is a fault, and so is leaving out what has a default there and is
+a decision here. `submissionMode` is any text there; the modes are those that the operator knows. `authOptions.secretName`
+came with 1.6.
 """
 
 from __future__ import annotations
