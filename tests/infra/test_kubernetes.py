@@ -264,6 +264,39 @@ def test_namespaces_ports_and_names_agree(docs: list[Doc]) -> None:
     assert of(docs, "RayJob", pattern)["spec"]["suspend"] is True  # a pattern that ran would be a night too many
 
 
+def admitted(docs: list[Doc], pod: dict[str, str], namespace: str) -> set[int]:
+    """Return the ports of a pod with these labels that pods of another namespace reach."""
+    found: set[int] = set()
+    for doc in docs:
+        spec = doc["spec"] if doc["kind"] == "NetworkPolicy" else {}
+        if not spec or not spec["podSelector"].get("matchLabels", {}).items() <= pod.items():
+            continue
+        for rule in spec.get("ingress", []):
+            of_namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+            if of_namespace in rule["from"]:
+                found |= {port["port"] for port in rule["ports"]}
+    return found
+
+
+def test_prometheus_reaches_the_metrics_of_every_ray_pod_and_nothing_else(docs: list[Doc]) -> None:
+    (job,) = yaml.safe_load((PROJECT / "infra/prometheus/kubernetes.yml").read_text())["scrape_configs"]
+    (looks_in,) = [each["namespaces"]["names"] for each in job["kubernetes_sd_configs"]]
+    assert looks_in == [of(docs, "Namespace", "screening")["metadata"]["name"]]
+    kept = {each["source_labels"][0]: each["regex"] for each in job["relabel_configs"]}
+    prefix = "__meta_kubernetes_pod_"
+    for kind, name in (("RayJob", "nightly"), ("RayCluster", "screening")):
+        for part, template in pod_templates(of(docs, kind, name)).items():
+            if part == "submitter":
+                continue
+            labels = template["metadata"]["labels"]
+            (ports,) = [container["ports"] for container in template["spec"]["containers"]]
+            scraped = [port["containerPort"] for port in ports if port["name"] == kept[f"{prefix}container_port_name"]]
+            assert labels["screening/role"] == kept[f"{prefix}label_screening_role"]
+            assert admitted(docs, labels, "monitoring") == set(scraped) == {8080}
+            assert admitted(docs, labels, "kuberay-system") == {8265}
+    assert admitted(docs, {"app": "mlflow"}, "monitoring") == set()
+
+
 def test_both_clusters_are_one_but_for_being_suspended(docs: list[Doc]) -> None:
     cluster = deepcopy(of(docs, "RayCluster", "screening")["spec"])
     assert cluster.pop("suspend") is True
