@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from tests.conftest import PROJECT
 
-EXTRAS = ("dev", "s3", "captum", "audit")
+EXTRAS = ("dev", "s3", "hospital", "captum", "audit")
 NOT_INSTALLED = {"cyclonedx-bom", "pip-audit"}
 """Tools of `make audit`, which alone installs them; what they bring is looked at where they are there."""
 
@@ -49,6 +49,13 @@ def needed() -> set[str]:
             if other.marker is None or any(other.marker.evaluate(environment) for environment in environments):
                 waiting.append(text)
     return {name for name, _ in found}
+
+
+def test_no_extra_is_left_out() -> None:
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"])
 
 
 def test_everything_that_an_installation_brings_is_locked() -> None:

@@ -5,6 +5,9 @@ only look at the clock. They go to the metrics agent of the Ray that is joined, 
 has none), and, if asked for, to a file for the textfile collector of Prometheus' node_exporter. Ray puts ``ray_`` before each
 name; ``infra/prometheus/prometheus.yml`` takes it off again, so that rules and dashboards have one name for both.
 
+Ray shows a gauge for two of its reporting intervals (20 s) after the process that set it has ended, and a counter for as long
+as its node lives. So what a run or a night leaves behind is a moment (Unix time), of which the rules take the newest ever seen.
+
 Of `run/`, this file and `pipeline.py` alone know Ray.
 """
 
@@ -14,7 +17,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,11 +61,18 @@ LEFT = Metric("screening_shards_left", "gauge", "Shards of the run that wait or 
 WORKERS = Metric("screening_workers", "gauge", "Scoring workers of the run.")
 RUN = Metric("screening_run_info", "gauge", "1 for the run at work.", ("run_id", "model", "model_version", "device"))
 RUNS = Metric("screening_runs_total", "counter", "Runs ended, by outcome.", ("outcome",))
+PUBLISHED = Metric("screening_run_published_timestamp_seconds", "gauge", "When the last run was published (Unix time).")
 NIGHT = Metric("screening_night_timestamp_seconds", "gauge", "When the last night ended (Unix time).")
 SUCCESS = Metric("screening_last_success_timestamp_seconds", "gauge", "When the last successful night ended.")
 SUCCEEDED = Metric("screening_night_success", "gauge", "Whether the last night left nothing to do.")
 WAITING = Metric("screening_night_waiting_records", "gauge", "Records left for later nights by the budget.")
-FINDING = Metric("screening_night_finding", "gauge", "1 for each finding of the last night.", ("kind", "level"))
+FINDING = Metric(
+    "screening_night_finding_timestamp_seconds",
+    "gauge",
+    "When the last night ended, for each of its findings (Unix time).",
+    ("kind", "level"),
+)
+OF_NIGHT = (NIGHT, SUCCESS, SUCCEEDED, WAITING, FINDING)
 
 METRICS: dict[str, Metric] = {
     each.name: each
@@ -78,7 +88,8 @@ METRICS: dict[str, Metric] = {
         LEFT,
         WORKERS,
     )
-    + (RUN, RUNS, NIGHT, SUCCESS, SUCCEEDED, WAITING, FINDING)
+    + (RUN, RUNS, PUBLISHED)
+    + OF_NIGHT
 }
 """Name -> metric, of all there are."""
 
@@ -95,6 +106,8 @@ class Meter:
         holds, so that Prometheus sees no run that is shorter than its interval as none.
     clock
         Seconds that only grow.
+    now
+        Unix time.
 
     Raises
     ------
@@ -102,8 +115,15 @@ class Meter:
         The textfile cannot be written. Once it could, a fault of it disturbs no run.
     """
 
-    def __init__(self, textfile: str | Path | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        textfile: str | Path | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._now = clock, now
+        self._cluster: str | None = None
         self._samples: dict[str, dict[Labels, float]] = {}
         self._buckets: dict[str, dict[Labels, list[float]]] = {}
         self._ray: dict[str, Any] | None = None
@@ -125,6 +145,7 @@ class Meter:
         """Hear an event of `pipeline.screen`."""
         if event == "run.planned":
             self._ray = _instruments()
+            self._cluster = None if self._ray is None else _address()
             self._only(RUN, 1.0, *(str(facts[name]) for name in RUN.labels))
             self._set(WORKERS, facts["workers"])
         elif event == "shard.finished":
@@ -140,6 +161,8 @@ class Meter:
             self._add(UNFINISHED, 1)
         elif event in ("run.published", "run.unfinished"):
             self._add(RUNS, 1, event.removeprefix("run."))
+            if event == "run.published":
+                self._set(PUBLISHED, self._now())
             self._set(WORKERS, 0)
         if "left" in facts:
             self._set(LEFT, facts["left"])
@@ -148,16 +171,27 @@ class Meter:
         if ended:
             self._ray = None  # it is left soon, and what stands there stays
 
-    def night(self, night: Night, findings: Iterable[tuple[str, str]], *, at: float) -> None:
-        """Tell of a night that ended ``at`` (Unix time), with its findings as (kind, level); in the textfile alone."""
+    def night(
+        self, night: Night, findings: Iterable[tuple[str, str]], *, at: float, address: str | None = None
+    ) -> None:
+        """Tell of a night that ended ``at`` (Unix time), with its findings as (kind, level).
+
+        The cluster that is told is the one of the night's runs, of ``address``, or of the Ray job that this is.
+        """
         self._set(NIGHT, at)
         self._set(SUCCEEDED, float(night.outcome.success))
         if night.outcome.success:
             self._set(SUCCESS, at)
             self._set(LEFT, 0)  # what the hours had no time for waits for another night, and does not stand still
         self._set(WAITING, night.waiting)
-        self._samples[FINDING.name] = {labels: 1.0 for labels in findings}
+        self._samples[FINDING.name] = {labels: at for labels in findings}
         self.flush(now=True)
+        with suppress(Exception), _joined(self._cluster or address or os.environ.get("RAY_ADDRESS")):
+            self._ray = _instruments()
+            for metric in OF_NIGHT if self._ray is not None else ():
+                for labels, value in self._samples.get(metric.name, {}).items():
+                    self._set(metric, value, *labels)
+        self._ray = None
 
     # --- What is kept ------------------------------------------------------------------------------------------------
 
@@ -243,6 +277,23 @@ def has_agent() -> bool:
     import ray
 
     return ray.is_initialized() and any(node["Alive"] and node["MetricsExportPort"] > 0 for node in ray.nodes())
+
+
+def _address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@contextmanager
+def _joined(address: str | None) -> Iterator[None]:
+    """Be on that cluster for a moment: a night is judged after it has left Ray, and one with nothing new never joined it."""
+    import ray
+
+    from screening.cluster import cluster
+
+    with nullcontext() if ray.is_initialized() or not address or address == "local" else cluster(address):
+        yield
 
 
 def _instruments() -> dict[str, Any] | None:

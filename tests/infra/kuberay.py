@@ -1,8 +1,11 @@
-"""Schemas of KubeRay's resources: no package carries its own, so that these are written after its API reference.
+"""Schemas of KubeRay's resources: the fields that are of use here, held against its own definitions, and no other.
 
-https://docs.ray.io/en/master/kuberay/references/api.html (KubeRay 1.6 and 1.7; ``authOptions.secretName`` since 1.6). They hold
-the fields that are of use here and refuse every other, so that a slip of the pen is found. Templates of pods are checked
-by Kubernetes' own schema.
+Those are ``ray-operator/config/crd/bases/ray.io_{rayclusters,rayjobs}.yaml`` of github.com/ray-project/kuberay (a megabyte
+each, almost all of it Kubernetes' templates of pods, which Kubernetes' own schema checks here) and
+``ray-operator/apis/ray/v1``, from which they are made; read for KubeRay 1.6 and 1.7. These here are stricter: a field that
+nobody knows, which Kubernetes would drop without a word, is a fault, and so is leaving out what has a default there and is
+a decision here. `submissionMode` is any text there; the modes are those that the operator knows. `authOptions.secretName`
+came with 1.6.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ def _closed(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
 
 
-TEXT, NUMBER, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+TEXT, FLAG = {"type": "string"}, {"type": "boolean"}
+NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}  # int32
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 TEMPLATE = {"type": "object", "required": ["spec"]}  # of a pod
 
@@ -35,7 +39,7 @@ CLUSTER_SPEC = _closed(
     workerGroupSpecs={
         "type": "array",
         "items": _closed(
-            ("groupName", "rayStartParams", "template"),
+            ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
             groupName=TEXT,
             replicas=NUMBER,
             minReplicas=NUMBER,
@@ -56,7 +60,7 @@ JOB_SPEC = _closed(
     submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
     shutdownAfterJobFinishes=FLAG,
     ttlSecondsAfterFinished=NUMBER,
-    activeDeadlineSeconds={"type": "integer", "minimum": 1},
+    activeDeadlineSeconds={**NUMBER, "minimum": 1},
     backoffLimit=NUMBER,
     submitterPodTemplate=TEMPLATE,
     rayClusterSpec=CLUSTER_SPEC,

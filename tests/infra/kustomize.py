@@ -14,17 +14,23 @@ import yaml
 Doc = dict[str, Any]
 NOT_IN_A_NAMESPACE = {"Namespace"}
 KNOWN = {"apiVersion", "kind", "namespace", "resources", "configMapGenerator", "generatorOptions", "images", "patches"}
-KNOWN |= {"replacements"}
+KNOWN |= {"components", "replacements"}
 
 
 def build(folder: Path) -> list[Doc]:
     """Return the manifests of a folder with a ``kustomization.yaml``."""
+    return _made(folder, [])
+
+
+def _made(folder: Path, docs: list[Doc]) -> list[Doc]:
+    """Return what a folder makes of manifests that are there: none for a kustomization, for a component those before it."""
     recipe = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert set(recipe) <= KNOWN, f"{folder}: unknown to this resolver: {set(recipe) - KNOWN}"
-    docs: list[Doc] = []
     for name in recipe.get("resources", []):
         path = folder / name
         docs += build(path) if path.is_dir() else [deepcopy(d) for d in yaml.safe_load_all(path.read_text())]
+    for name in recipe.get("components", []):  # before the folder's own patches, as kustomize does
+        docs = _made(folder / name, docs)
     options = recipe.get("generatorOptions", {})
     assert options in ({}, {"disableNameSuffixHash": True})
     for each in recipe.get("configMapGenerator", []):

@@ -74,6 +74,9 @@ def schema_faults(docs: list[Doc]) -> list[str]:
     return found
 
 
+GROUP = {"groupName": "workers", "rayStartParams": {}, "template": {"spec": {}}}
+
+
 def test_every_manifest_meets_its_schema(docs: list[Doc]) -> None:
     assert schema_faults(docs) == []
     assert {doc["kind"] for doc in docs} >= {"RayCluster", "RayJob", "CronJob", "Deployment", "NetworkPolicy", "Role"}
@@ -90,6 +93,9 @@ def test_every_manifest_meets_its_schema(docs: list[Doc]) -> None:
         ("RayJob", "nightly", "spec.rayClusterSpec.rayVersion", 2.6, "2.6"),
         ("RayJob", "nightly", "spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", 0, "0 is not of type"),
         ("RayCluster", "screening", "spec.authOptions.mode", "perhaps", "perhaps"),
+        ("RayCluster", "screening", "spec.authOptions.secret", "ray-token", "secret"),
+        ("RayCluster", "screening", "spec.workerGroupSpecs.0.maxReplicas", 2**31, "2147483648"),
+        ("RayCluster", "screening", "spec.workerGroupSpecs.0", {**GROUP, "maxReplicas": 2}, "minReplicas"),
         (
             "RayCluster",
             "screening",
@@ -258,6 +264,39 @@ def test_namespaces_ports_and_names_agree(docs: list[Doc]) -> None:
     assert of(docs, "RayJob", pattern)["spec"]["suspend"] is True  # a pattern that ran would be a night too many
 
 
+def admitted(docs: list[Doc], pod: dict[str, str], namespace: str) -> set[int]:
+    """Return the ports of a pod with these labels that pods of another namespace reach."""
+    found: set[int] = set()
+    for doc in docs:
+        spec = doc["spec"] if doc["kind"] == "NetworkPolicy" else {}
+        if not spec or not spec["podSelector"].get("matchLabels", {}).items() <= pod.items():
+            continue
+        for rule in spec.get("ingress", []):
+            of_namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+            if of_namespace in rule["from"]:
+                found |= {port["port"] for port in rule["ports"]}
+    return found
+
+
+def test_prometheus_reaches_the_metrics_of_every_ray_pod_and_nothing_else(docs: list[Doc]) -> None:
+    (job,) = yaml.safe_load((PROJECT / "infra/prometheus/kubernetes.yml").read_text())["scrape_configs"]
+    (looks_in,) = [each["namespaces"]["names"] for each in job["kubernetes_sd_configs"]]
+    assert looks_in == [of(docs, "Namespace", "screening")["metadata"]["name"]]
+    kept = {each["source_labels"][0]: each["regex"] for each in job["relabel_configs"]}
+    prefix = "__meta_kubernetes_pod_"
+    for kind, name in (("RayJob", "nightly"), ("RayCluster", "screening")):
+        for part, template in pod_templates(of(docs, kind, name)).items():
+            if part == "submitter":
+                continue
+            labels = template["metadata"]["labels"]
+            (ports,) = [container["ports"] for container in template["spec"]["containers"]]
+            scraped = [port["containerPort"] for port in ports if port["name"] == kept[f"{prefix}container_port_name"]]
+            assert labels["screening/role"] == kept[f"{prefix}label_screening_role"]
+            assert admitted(docs, labels, "monitoring") == set(scraped) == {8080}
+            assert admitted(docs, labels, "kuberay-system") == {8265}
+    assert admitted(docs, {"app": "mlflow"}, "monitoring") == set()
+
+
 def test_both_clusters_are_one_but_for_being_suspended(docs: list[Doc]) -> None:
     cluster = deepcopy(of(docs, "RayCluster", "screening")["spec"])
     assert cluster.pop("suspend") is True
@@ -291,6 +330,23 @@ def test_the_settings_are_those_of_a_night(docs: list[Doc]) -> None:
     assert found.archive == mounts["archive"]
     assert {url.split("/")[1] for url in (found.catalog, found.runs, found.report)} == {mounts["results"].strip("/")}
     assert found.key_file == f"{mounts['key']}/pseudonym.key"
+
+
+def test_a_component_works_on_what_is_there_and_before_what_its_user_patches(tmp_path: Path) -> None:
+    """The order that makes a patch of ../gpu itself come too late for the cluster for jobs by hand."""
+    assert "patches" not in yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
+    kind = {"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {}}
+    (tmp_path / "part").mkdir()
+    for folder, recipe in (
+        (tmp_path, {"resources": ["a.yaml"], "components": ["part"]}),
+        (tmp_path / "part", {"kind": "Component"}),
+    ):
+        patch = f"- {{op: add, path: /data/who, value: {folder.name}}}"
+        recipe["patches"] = [{"target": {"kind": "ConfigMap"}, "patch": patch}]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(kind))
+    (made,) = build(tmp_path)
+    assert made["data"] == {"who": tmp_path.name}
 
 
 def test_a_resolver_that_meets_something_new_says_so(tmp_path: Path) -> None:

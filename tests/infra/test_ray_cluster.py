@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 from copy import deepcopy
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from botocore.validate import ParamValidator
+from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.conftest import PROJECT
@@ -96,28 +98,29 @@ def test_who_is_on_spot_and_who_is_not() -> None:
     )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_set_up_installs_the_wheel_with_the_locked_versions(name: str, tmp_path: Path) -> None:
-    """Its lines are run, twice, as on a machine, with stand-ins for what would install."""
-    config = load(name)
-    home, bin_ = tmp_path / "home", tmp_path / "bin"
+def set_up(config: Config, home: Path, bin_: Path, wheels: tuple[str, ...]) -> tuple[list[list[str]], dict[str, str]]:
+    """Run the lines that Ray would run on the head, twice, with stand-ins for what installs.
+
+    Returns the arguments of every ``pip install``, and the environment.
+    """
     bin_.mkdir()
-    remote = {
-        Path(there).relative_to(f"/home/{config['auth']['ssh_user']}"): here
-        for there, here in config["file_mounts"].items()
-    }
-    for there, here in remote.items():
+    for there, here in config["file_mounts"].items():
+        place = home / Path(there).relative_to(f"/home/{config['auth']['ssh_user']}")
         assert here in ("dist", "~/.ray/auth_token") or (PROJECT / here).is_file()
-        (home / there).parent.mkdir(parents=True, exist_ok=True)
-        if here == "dist":
-            (home / there).mkdir()
-            (home / there / "ecg_screening-0.1.0-py3-none-any.whl").touch()
-        else:
-            (home / there).write_text("x")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if here != "dist":
+            place.write_text("x")
+            continue
+        place.mkdir()
+        for age, wheel in enumerate(reversed(wheels)):
+            (place / wheel).touch()
+            os.utime(place / wheel, (10**9 + age, 10**9 + age))
     (home / ".bashrc").write_text("return\n")
+    of_pip = 'printf "%s\\t" "$@" >> ~/installed; echo >> ~/installed\n'
+    of_pip += 'for f in "$@"; do case $f in *.txt) test -s "$f" || exit 1;; esac; done'
     stand_ins = {
         "python3": 'test "$*" = "-m venv $HOME/venv" && mkdir -p ~/venv/bin && cp "$(dirname "$0")/pip" ~/venv/bin/pip',
-        "pip": 'printf "%s\\n" "$@" > ~/installed; for f in "$@"; do case $f in /*.txt) test -s "$f" || exit 1;; esac; done',
+        "pip": of_pip,
         "sudo": ":",
         "cloud-init": ":",
     }
@@ -126,12 +129,27 @@ def test_set_up_installs_the_wheel_with_the_locked_versions(name: str, tmp_path:
         (bin_ / command).chmod(0o755)
     environment = {"HOME": str(home), "PATH": f"{bin_}:{os.environ['PATH']}"}
     for _ in range(2):
-        for line in config["setup_commands"]:
+        (home / "installed").unlink(missing_ok=True)
+        for line in config["head_setup_commands"]:  # Ray has put those of every machine before them
             done = subprocess.run(["bash", "-ec", line], env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (line, done.stderr)
-    asked = (home / "installed").read_text().split("\n")
-    assert f"{home}/screening/constraints.txt" in asked
-    assert f"{home}/screening/dist/ecg_screening-0.1.0-py3-none-any.whl[s3]" in asked
+    return [line.split("\t")[:-1] for line in (home / "installed").read_text().splitlines()], environment
+
+
+NEW, OLD = "ecg_screening-0.10.0-py3-none-any.whl", "ecg_screening-0.9.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize("wheels", [(NEW,), (NEW, OLD)], ids=["one wheel", "two wheels"])
+@pytest.mark.parametrize("name", FILES)
+def test_set_up_installs_the_newest_wheel_with_the_locked_versions(
+    name: str, wheels: tuple[str, ...], tmp_path: Path
+) -> None:
+    config, home = check(load(name)), tmp_path / "home"
+    asked, environment = set_up(config, home, tmp_path / "bin", wheels)
+    lock = ["install", "-q", "-c", f"{home}/screening/constraints.txt"]
+    assert [each[:4] for each in asked] == [lock] * len(asked)  # nothing moves what the lock holds
+    wanted = [[f"{home}/screening/dist/{NEW}[s3,hospital]"]]
+    assert [each[4:] for each in asked] == wanted + ([["boto3"]] if config["provider"]["type"] == "aws" else [])
     set_by = subprocess.run(
         ["bash", "-c", ". ~/screening/env && echo $RAY_AUTH_MODE $PATH"],
         env=environment,
@@ -140,6 +158,23 @@ def test_set_up_installs_the_wheel_with_the_locked_versions(name: str, tmp_path:
     )
     assert set_by.stdout.startswith(f"token {home}/venv/bin:")
     assert (home / ".bashrc").read_text().count("screening/env") <= 1
+
+
+def test_what_ray_adds_where_the_heads_set_up_is_left_out_is_found(tmp_path: Path) -> None:
+    config = load("ray_cluster.yaml")
+    del config["head_setup_commands"]
+    asked, _ = set_up(check(config), tmp_path / "home", tmp_path / "bin", (NEW,))
+    assert asked[-1] == ["install", "boto3>=1.4.8"]
+
+
+def test_the_locked_boto3_works_with_the_locked_botocore() -> None:
+    """The one that the head starts machines with, and the one that s3fs reads the bucket with."""
+    lock = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines() if "==" in line)
+    for needs in ("boto3", "aiobotocore"):
+        asked = [Requirement(each) for each in importlib.metadata.requires(needs) or []]
+        (of_botocore,) = [each for each in asked if each.name == "botocore" and each.marker is None]
+        assert importlib.metadata.version(needs) == lock[needs]
+        assert of_botocore.specifier.contains(lock["botocore"])
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -16,9 +16,11 @@ import yaml
 
 from screening.run.metrics import METRICS
 from tests.conftest import PROJECT
+from tests.infra import promql
 
 RULES = PROJECT / "infra" / "prometheus" / "rules.yml"
 SCRAPE = PROJECT / "infra" / "prometheus" / "prometheus.yml"
+IN_KUBERNETES = SCRAPE.with_name("kubernetes.yml")
 DASHBOARD = PROJECT / "infra" / "grafana" / "screening.json"
 NOT_OURS = {"job", "instance", "le", "operator"}
 GRAFANA = {"$job": ".+", "$__rate_interval": "5m"}
@@ -111,9 +113,11 @@ def test_recorded_before_it_is_used() -> None:
     }
 
 
-def test_what_ray_puts_before_our_names_is_taken_off() -> None:
-    jobs = {job["job_name"]: job for job in yaml.safe_load(SCRAPE.read_text())["scrape_configs"]}
-    rename, drop = jobs["ray"]["metric_relabel_configs"]
+@pytest.mark.parametrize("scrape", [SCRAPE, IN_KUBERNETES], ids=lambda path: path.name)
+def test_what_ray_puts_before_our_names_is_taken_off(scrape: Path) -> None:
+    jobs = {job["job_name"]: job for job in yaml.safe_load(scrape.read_text())["scrape_configs"]}
+    instance, rename, drop = jobs["ray"]["metric_relabel_configs"]
+    assert (instance["regex"], instance["target_label"]) == ("ray_screening_.+", "instance")
     assert re.fullmatch(rename["regex"], "ray_screening_shards_left")
     for name in METRICS:
         expanded = re.fullmatch(rename["regex"], f"ray_{name}")
@@ -161,12 +165,62 @@ def test_the_dashboard_is_one_that_grafana_can_lay_out() -> None:
     assert {name for name in used if not name.startswith("__")} <= variables
 
 
+ALERTS = [PROJECT / "tests" / "infra" / name for name in ("alerts.yml", "alerts_minutes.yml")]
+
+
+@pytest.mark.parametrize("open_ranges", [False, True], ids=["Prometheus 2", "Prometheus 3"])
+@pytest.mark.parametrize("alerts", ALERTS, ids=lambda path: path.name)
+def test_alerts_fire_when_they_should(alerts: Path, open_ranges: bool) -> None:
+    """By an evaluation of our own, of two weeks in a moment."""
+    assert promql.faults(alerts, open_ranges=open_ranges) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        # As it was: what first shows as 1 has not increased, though the night of that cluster has just succeeded.
+        (
+            r"time\(\) - max by \(job\) \(max_over_time\(screening_run_published.*\n",
+            'increase(screening_runs_total{outcome="published"}[26h]) == 0\n',
+            "ScreeningNoRun",
+        ),
+        (r"(?m)^ +or \(screening:unfinished:sum.*\n", "", "ScreeningUnfinishedShards"),
+        (r"max_over_time\((screening_last_success\w+)\[14d\]\)", r"\1", "ScreeningNoNight"),
+        (r"max_over_time\((screening_night_timestamp\w+)\[26h\]\)", r"\1", "ScreeningNightFinding"),
+        (r"for: 24h", "for: 30h", "ScreeningNotSeen"),
+    ],
+)
+def test_rules_that_do_otherwise_are_found(old: str, new: str, said: str, tmp_path: Path) -> None:
+    changed = re.sub(old, new, RULES.read_text())
+    assert changed != RULES.read_text()
+    (tmp_path / "rules.yml").write_text(changed)
+    found = []
+    for path in ALERTS:
+        file = yaml.safe_load(path.read_text())
+        file["tests"] = [
+            test for test in file["tests"] if not test["name"].startswith("two quiet weeks")
+        ]  # the long one
+        copy = tmp_path / path.name
+        copy.write_text(yaml.safe_dump({**file, "rule_files": ["rules.yml"]}))
+        found += promql.faults(copy, open_ranges=False)
+    assert any(said in fault for fault in found), found
+
+
+def test_an_evaluation_that_meets_something_new_says_so() -> None:
+    with pytest.raises(KeyError, match="stddev"):
+        promql.evaluate(promql_parser.parse("stddev by (job) (a)"), promql.Store(open_ranges=False), 0.0)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here (it comes with Prometheus)")
-def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    """By Prometheus' own evaluation of two weeks in a moment."""
+def test_promtool_says_the_same(tmp_path: Path) -> None:
+    shutil.copy(RULES, tmp_path)
+    in_kubernetes = yaml.safe_load(IN_KUBERNETES.read_text())
+    for job in in_kubernetes["scrape_configs"]:
+        del job["kubernetes_sd_configs"]  # Debian's promtool knows no Kubernetes
+    (tmp_path / "kubernetes.yml").write_text(yaml.safe_dump(in_kubernetes))
     for command in (
-        ["check", "config", str(SCRAPE)],
-        ["test", "rules", str(PROJECT / "tests" / "infra" / "alerts.yml")],
+        *(["check", "config", str(path)] for path in (SCRAPE, tmp_path / "kubernetes.yml")),
+        ["test", "rules", *map(str, ALERTS)],
     ):
         done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

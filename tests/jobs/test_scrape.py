@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import suppress
@@ -32,7 +34,7 @@ def scrape() -> dict[str, list[tuple[dict[str, str], float]]]:
         with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
             text += answer.read().decode()
     jobs = {job["job_name"]: job for job in yaml.safe_load(SCRAPE.read_text())["scrape_configs"]}
-    rename, drop = jobs["ray"]["metric_relabel_configs"]
+    _, rename, drop = jobs["ray"]["metric_relabel_configs"]
     series: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -75,3 +77,32 @@ def test_a_run_on_a_cluster_shows_in_prometheus(head: Head, catalog: Path, tmp_p
     for name, values in ours.items():
         labels = set(METRICS[name].labels if name in METRICS else ("le",))
         assert all(set(each) - of_ray <= labels for each, _ in values), name
+
+
+TELLS = """
+from screening.nightly.record import Night, Outcome
+from screening.run.metrics import Meter
+
+at = "2026-11-22T01:00:00+00:00"
+night = Night(date="2026-11-22", outcome=Outcome.UNFINISHED, started_at=at, finished_at=at, waiting=7)
+Meter().night(night, [("unfinished", "alarm"), ("speed", "warning")], at=1795309200.25)
+"""
+
+
+def test_how_a_night_ended_shows_in_prometheus_after_it_has_left_the_cluster(head: Head) -> None:  # noqa: F811
+    environment = {**head.environment, "RAY_ADDRESS": head.control}
+    subprocess.run([sys.executable, "-c", TELLS], env=environment, check=True)
+    series = scrape()
+    told = {
+        (name, *(labels[key] for key in METRICS[name].labels)): value
+        for name in METRICS
+        for labels, value in series.get(name, [])
+        if "night" in name
+    }
+    assert told == {
+        ("screening_night_timestamp_seconds",): 1795309200.25,
+        ("screening_night_success",): 0,
+        ("screening_night_waiting_records",): 7,
+        ("screening_night_finding_timestamp_seconds", "unfinished", "alarm"): 1795309200.25,
+        ("screening_night_finding_timestamp_seconds", "speed", "warning"): 1795309200.25,
+    }

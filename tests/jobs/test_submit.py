@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,9 +53,17 @@ class Head:
         command = [RAY, "job", "submit", "--address", self.url, "--submission-id", submission_id]
         command += ["--runtime-env-json", json.dumps({"env_vars": variables or {}})]
         command += ["--working-dir", str(PROJECT / "jobs"), "--", sys.executable, *map(str, entry)]
+        return self._until_an_agent_is_there(command, PROJECT)
+
+    def shell(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command that submits something in a shell, in ``folder``, with this environment's programs."""
+        return self._until_an_agent_is_there(["bash", "-c", command], folder)
+
+    def _until_an_agent_is_there(self, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         deadline = time.monotonic() + 60
         while True:
-            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             # The dashboard answers some time before the agent that starts jobs is there.
             if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
                 return done
@@ -165,7 +174,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "catalog"
 
 
-@pytest.mark.long
+@pytest.mark.long  # tests/jobs/test_scrape.py has a shorter one
 def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     entry = (
@@ -190,21 +199,21 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     for name, value in {"run_id": run.url.rpartition("/")[2], "records": "150", "published": "True"}.items():
         assert f"'{name}': '{value}'" in of_it
 
-    entry_report = ("report.py", "--runs", tmp_path / "runs", "--catalog", catalog, "--out", tmp_path / "report")
-    reported = head.submit("report-2026-11-22", *entry_report, variables={"SCREENING_STATE": str(tmp_path / "state")})
-    assert reported.returncode == 0, reported.stdout + reported.stderr
-    assert "Kept in MLflow: run " in reported.stdout
-    assert (tmp_path / "state" / "mlflow").is_dir()  # the runtime environment reached the job
-    assert "'records': '150'" in head.listed("report-2026-11-22")
-    assert "<svg" in (tmp_path / "report" / "report.html").read_text()
-    assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
-
     again = head.submit("screen-2026-11-22", *entry)
     assert again.returncode != 0  # the id guards against a night that is started twice
     assert "already exists" in again.stdout + again.stderr
 
 
-def test_a_night_as_a_job_is_the_same_as_at_home(head: Head, catalog: Path, tmp_path: Path) -> None:
+def of_readme() -> str:
+    """Return the README's command that submits a night to a running cluster."""
+    (block,) = re.findall(r"```\n(ray job submit [^`]*jobs/nightly\.py[^`]*)```", (PROJECT / "README.md").read_text())
+    return str(block)
+
+
+def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
+    head: Head, catalog: Path, tmp_path: Path
+) -> None:
+    """The README's command, of which address and interpreter alone are put in, in a folder with jobs and settings."""
     bundle = make_bundle(tmp_path / "bundle")
 
     def settings(place: str, report: str = "report") -> Path:
@@ -224,39 +233,51 @@ def test_a_night_as_a_job_is_the_same_as_at_home(head: Head, catalog: Path, tmp_
         runs = tmp_path / place / "runs"
         return {str(path.relative_to(runs)): path.read_bytes() for path in runs.glob("*/results/*.parquet")}
 
-    there = ("--settings", settings("cluster"), "--date", "2026-11-22")
-    asked = head.screening("nightly", *there, "--id", SCREENING_STATE=str(tmp_path / "state"))
+    there = settings("cluster")
+    asked = head.screening("nightly", "--settings", there, "--id")
     night = asked.stdout.strip()
-    assert night.startswith("2026-11-22-"), asked.stderr
-    variables = {"SCREENING_STATE": str(tmp_path / "state")}
-    done = head.submit(night, "nightly.py", *there, variables=variables)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-.*-1", night), asked.stderr
+    shutil.copytree(PROJECT / "jobs", tmp_path / "cluster" / "jobs")
+    command = of_readme().replace("http://HEAD:8265", head.url).replace("python jobs", f"{sys.executable} jobs")
+    assert command.count(head.url) == command.count(sys.executable) == 1
+    done = head.shell(command, tmp_path / "cluster")
     assert done.returncode == 0, done.stdout + done.stderr
     shown = head.listed(night)
     assert f"'night': '{night}'" in shown
     assert "'outcome': 'published', 'planned': '150'" in shown
-    again = head.submit(night, "nightly.py", *there, variables=variables)
+    again = head.shell(command, tmp_path / "cluster")
     assert "already exists" in again.stdout + again.stderr
     assert again.returncode != 0
 
     # One that fails makes way for the next attempt, and shows what it had published.
     fails = ("--settings", settings("fails", report="nightly.yaml/report"), "--date", "2026-11-23")
     asks = ("nightly", *fails, "--id")
-    first = head.screening(*asks, SCREENING_STATE=str(tmp_path / "state")).stdout.strip()
+    first = head.screening(*asks).stdout.strip()
     assert first.endswith("-1")
-    failed = head.submit(first, "nightly.py", *fails, variables=variables)
+    failed = head.submit(first, "nightly.py", *fails, variables={"SCREENING_STATE": str(tmp_path / "state")})
     assert failed.returncode != 0
     shown = head.listed(first)
     assert f"'night': '{first}'" in shown
     assert "'outcome': 'failed', 'planned': '150'" in shown
     assert re.search(r"'run_ids': '[0-9a-f]{16}'", shown)
-    second = head.screening(*asks, SCREENING_STATE=str(tmp_path / "state")).stdout.strip()
+    second = head.screening(*asks).stdout.strip()
     assert second == f"{first.removesuffix('-1')}-2"
 
-    here = ("nightly", "--settings", settings("home"), "--date", "2026-11-22")
-    at_home = head.screening(*here, SCREENING_STATE=str(tmp_path / "state"))
+    at_home = head.screening("nightly", "--settings", settings("home"), "--date", night[:10])
     assert at_home.returncode == 0, at_home.stderr
     assert len(results("home")) == 5
     assert results("home") == results("cluster")
+
+    # And a report of it, whose environment the one who submits it adds to.
+    entry = ("report.py", "--runs", tmp_path / "cluster/runs", "--catalog", tmp_path / "cluster/catalog")
+    entry += ("--out", tmp_path / "report")
+    reported = head.submit("report-2026-11-22", *entry, variables={"SCREENING_STATE": str(tmp_path / "state")})
+    assert reported.returncode == 0, reported.stdout + reported.stderr
+    assert "Kept in MLflow: run " in reported.stdout
+    assert (tmp_path / "state" / "mlflow").is_dir()  # the runtime environment reached the job
+    assert "'records': '150'" in head.listed("report-2026-11-22")
+    assert "<svg" in (tmp_path / "report" / "report.html").read_text()
+    assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
 
 
 def test_what_a_cluster_refuses(head: Head, catalog: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_logs_metrics_and_what_is_told_were_there_to_be_searched(chain: Chain) -
     text = (chain.left / "watch" / "screening.prom").read_text()
     assert re.search(r'screening_records_rejected_total\{reason="missing_units"\} [1-9]', text)
     assert re.search(r"screening_shards_unfinished_total [1-9]", text)
-    assert 'screening_night_finding{kind="unfinished",level="alarm"} 1.0' in text
+    assert 'screening_night_finding_timestamp_seconds{kind="unfinished",level="alarm"} ' in text
     told = json.loads((chain.left / "watch" / "told.json").read_text())
     assert {finding["kind"] for finding in told["findings"]} >= {"unfinished", "reject_rate"}
     assert "from storage, 4 times" in told["text"]

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from screening.contract import Reason
 from screening.errors import UserError
 from screening.nightly.record import Night, Outcome
-from screening.run.metrics import METRICS, Meter
+from screening.run.metrics import FINDING, METRICS, Meter
 from screening.run.stopwatch import STAGES, Stopwatch
 
 PLANNED = {
@@ -100,7 +101,79 @@ def test_a_night_that_fails_keeps_the_time_of_the_last_that_did_not(tmp_path: Pa
     assert held["screening_last_success_timestamp_seconds",] == 1000
     assert held["screening_night_success",] == 0
     assert held["screening_night_waiting_records",] == 7
-    assert [key[1:] for key in held if key[0] == "screening_night_finding"] == [("failed", "alarm")]
+    assert {key[1:]: value for key, value in held.items() if key[0] == FINDING.name} == {("failed", "alarm"): 2000}
+
+
+class Instrument:
+    """Hears what one of Ray's metrics would."""
+
+    def __init__(self) -> None:
+        self.heard: dict[tuple[str, ...], float] = {}
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.heard[tuple(tags.values())] = value
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        self.heard[tuple(tags.values())] = self.heard.get(tuple(tags.values()), 0.0) + value
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "joins"),
+    [
+        (None, None, None),
+        ("10.0.0.1:6379", None, "10.0.0.1:6379"),
+        (None, "10.0.0.2:6379", "10.0.0.2:6379"),
+        ("local", None, None),
+    ],
+)
+def test_a_night_is_told_to_the_cluster_that_it_has_left(
+    variable: str | None, address: str | None, joins: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, instruments = [], {name: Instrument() for name in METRICS}
+
+    @contextmanager
+    def cluster(named: str) -> Iterator[None]:
+        joined.append(named)
+        yield
+
+    monkeypatch.setattr("screening.cluster.cluster", cluster)
+    monkeypatch.setattr("screening.run.metrics._instruments", lambda: instruments if joined else None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    path = tmp_path / "screening.prom"
+    Meter(path).night(night(Outcome.NOTHING_NEW), [], at=1000.0)
+    joined.clear()
+    Meter(path).night(night(Outcome.FAILED, waiting=7), [("failed", "alarm")], at=2000.0, address=address)
+    assert joined == ([joins] if joins else [])
+    told = {name: each.heard for name, each in instruments.items() if each.heard and joins}
+    assert told == (
+        {
+            "screening_night_timestamp_seconds": {(): 2000},
+            "screening_last_success_timestamp_seconds": {(): 1000},
+            "screening_night_success": {(): 0},
+            "screening_night_waiting_records": {(): 7},
+            "screening_night_finding_timestamp_seconds": {("failed", "alarm"): 2000},
+        }
+        if joins
+        else {}
+    )
+    assert read(path)["screening_night_timestamp_seconds",] == 2000
+
+
+def test_a_cluster_that_is_gone_disturbs_no_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # nobody answers
+    Meter(tmp_path / "screening.prom").night(night(Outcome.UNFINISHED), [("unfinished", "alarm")], at=2000.0)
+    assert read(tmp_path / "screening.prom")["screening_night_timestamp_seconds",] == 2000
+
+
+def test_when_a_run_was_published(tmp_path: Path) -> None:
+    """A moment, as the counter of a cluster that lives for one run goes from nothing to 1, which is no increase."""
+    path = tmp_path / "screening.prom"
+    Meter(path, now=lambda: 1000.0)("run.unfinished", {"run_id": "0", "left": 1, "seconds": 1.0})
+    assert ("screening_run_published_timestamp_seconds",) not in read(path)
+    Meter(path, now=lambda: 2000.0)("run.published", {"run_id": "0", "left": 0, "seconds": 1.0})
+    assert read(path)["screening_run_published_timestamp_seconds",] == 2000
 
 
 def test_what_the_hours_of_a_night_had_no_time_for_does_not_stand_still(tmp_path: Path) -> None:
