@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from screening.archive.container import Refused
 from screening.archive.formats.xml import moment, parse, root_of, samples_in, text_of
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, lead_of, mV_per_unit
 
@@ -40,7 +40,7 @@ def read(data: bytes) -> Leads:
             Reason.CONFLICTING_RATES, "sequences at " + " and ".join(f"{rate:g}" for rate in sorted(rates)) + " Hz"
         )
     channels = [_channel(one) for one in sequences if lead_of(_code(one)) is not None]
-    return trim_ends(assemble(channels, rates.pop(), source_format=NAME, unit_source="SLIST_PQ scale"))
+    return assemble(channels, rates.pop(), source_format=NAME, unit_source="SLIST_PQ scale")
 
 
 def _rhythm(root: Element) -> Element | None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import Facts, as_id, parse_age
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason
 
@@ -98,7 +98,7 @@ def read(data: bytes) -> Leads:
         if len(stored) < samples - (first == 0):
             raise Refused(Reason.TRUNCATED, f"lead {name} holds {len(stored)} of {samples} samples")
         channels.append(Channel(name, _summed(stored.astype(np.int64), differences), nanovolts * 1e-6))
-    return trim_ends(assemble(channels, 1e6 / microseconds, source_format=NAME, unit_source="nanovolts a step"))
+    return assemble(channels, 1e6 / microseconds, source_format=NAME, unit_source="nanovolts a step")
 
 
 def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]], bool]:

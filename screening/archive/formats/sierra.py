@@ -15,7 +15,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.formats.xml import decoded, moment, number_of, parse, root_of, text_of
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import LEADS, MAX_SAMPLES, Reason
 
@@ -55,7 +55,7 @@ def read(data: bytes) -> Leads:
         raise Refused(Reason.TOO_SHORT, "the strip holds no samples")
     leads = _unpacked(raw, names, waves)
     channels = [Channel(name, samples, resolution_uV / 1000) for name, samples in zip(names, leads, strict=True)]
-    return trim_ends(assemble(channels, rate, source_format=NAME, unit_source="resolution in uV"))
+    return assemble(channels, rate, source_format=NAME, unit_source="resolution in uV")
 
 
 def _first(*stated: float | str | None) -> float | None:

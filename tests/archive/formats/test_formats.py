@@ -283,6 +283,70 @@ def test_a_pulse_before_the_ecg_is_taken_off_too() -> None:
     assert got.signal_mV.shape == mV.shape
 
 
+# Steps of 5 uV at 500 Hz.
+_FOOT, _TOP = np.zeros(60), np.full(100, 200.0)
+PULSES = {
+    "short": np.r_[np.zeros(50), np.full(50, 200.0), np.zeros(50)],
+    "nothing before it": np.r_[_TOP, np.zeros(20)],
+    "ends high": np.r_[_FOOT, _TOP],
+    "edges of 30 ms": np.r_[_FOOT, np.linspace(0, 200, 15), _TOP, np.linspace(200, 0, 15), _FOOT],
+    "through a high pass": np.r_[_FOOT, 200 * np.exp(-np.arange(100) / 800), -22 * np.exp(-np.arange(100) / 800)],
+    "twice": np.tile(np.r_[_FOOT, _TOP, _FOOT], 2),
+    "zeros behind it": np.r_[_FOOT, _TOP, np.zeros(560)],
+    "downwards": np.r_[_FOOT, -_TOP, _FOOT],
+}
+
+
+@pytest.mark.parametrize("noise_steps", [0, 2])
+@pytest.mark.parametrize("own_level", [False, True])
+@pytest.mark.parametrize("kind", PULSES)
+def test_a_pulse_is_known_by_its_plateaus(kind: str, own_level: bool, noise_steps: int) -> None:
+    pulse = np.tile(PULSES[kind], (12, 1))
+    if noise_steps:
+        pulse = pulse + np.random.default_rng(len(kind)).integers(-noise_steps, noise_steps, pulse.shape, endpoint=True)
+    if own_level:
+        pulse = pulse + np.linspace(-80, 80, 12)[:, None]
+    mV = digital() * STEP_MV
+    for ecg, begins in ((np.c_[mV, pulse * STEP_MV], False), (np.c_[pulse[:, ::-1] * STEP_MV, mV], True)):
+        got = leads_of(ecg)
+        assert "calibration_removed" in got.flags
+        left = got.signal_mV.shape[1]
+        assert mV.shape[1] - 20 <= left <= mV.shape[1] + 1, "of the ECG at most what lies within the plateau's noise"
+        most = slice(-4000, None) if begins else slice(4000)
+        np.testing.assert_allclose(got.signal_mV[:, most], mV[:, most], atol=1e-6)
+
+
+def test_what_is_no_pulse_stays() -> None:
+    mV = digital() * STEP_MV + np.linspace(-0.2, 0.2, 12)[:, None]
+    foot, top = np.zeros(60), np.ones(100)
+    none = {
+        "half a millivolt": np.tile(np.r_[foot, 0.5 * top, foot], (12, 1)),
+        "two millivolts": np.tile(np.r_[foot, 2 * top, foot], (12, 1)),
+        "a ramp": np.tile(np.linspace(0, 1, 300), (12, 1)),
+        "a spike": np.tile(np.r_[foot, np.ones(4), foot], (12, 1)),
+        "not in V6": np.r_[np.tile(np.r_[foot, top, foot], (11, 1)), np.zeros((1, 220))],
+        "not in II": np.tile(np.r_[foot, top, foot], (12, 1)) * (np.arange(12) != 1)[:, None],
+    }
+    noise = np.random.default_rng(1).normal(0, 0.005, (12, 400))
+    for name, end in none.items():
+        ecg = np.c_[mV, end + noise[:, : end.shape[1]]]
+        got = leads_of(ecg)
+        assert (got.flags, got.signal_mV.shape) == ((), ecg.shape), name
+
+
+@pytest.mark.parametrize("form", made.WRITERS)
+def test_all_formats_lose_what_is_added_at_their_ends(form: str) -> None:
+    write = made.WRITERS[form][1]
+    pulse = np.zeros(500, np.int64)  # whole seconds, for EDF
+    pulse[200:300] = 200
+    ecg = digital() + np.arange(1, 13)[:, None]
+    for added, flag in ((np.zeros(1500, np.int64), "padding_removed"), (pulse, "calibration_removed")):
+        got = good(decode("x", write(np.c_[ecg, np.tile(added, (12, 1))]), {}))
+        assert flag in got.flags
+        assert got.signal_mV.shape == ecg.shape
+        np.testing.assert_allclose(got.signal_mV[[0, 1, 6]], ecg[[0, 1, 6]] * STEP_MV, atol=1e-6)
+
+
 # --- Whatever bytes come ---------------------------------------------------------------------------------------------
 
 
