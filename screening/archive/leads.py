@@ -20,6 +20,7 @@ from screening.contract import (
     N_LEADS,
     RATE_LIMITS_HZ,
     Reason,
+    iec_chest_leads,
     lead_of,
 )
 
@@ -76,7 +77,8 @@ def assemble(
     """
     if not math.isfinite(rate_hz) or not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
         raise Refused(Reason.MISSING_RATE, f"{rate_hz:g} Hz is no rate of a diagnostic ECG")
-    used = [(lead, channel) for channel in channels if (lead := lead_of(channel.name)) is not None]
+    iec = iec_chest_leads([channel.name for channel in channels])
+    used = [(lead, one) for one in channels if (lead := lead_of(one.name) or iec.get(one.name)) is not None]
     require_independent({ROW[lead] for lead, _ in used})
     lengths = sorted({len(channel.samples) for _, channel in used})
     if len(lengths) > 1:

@@ -177,6 +177,7 @@ def test_calibration_pulses_are_taken_off_and_told(folder: Path) -> None:
         ("dicom/waveform_ecg.dcm", {"rate_hz": 1000.0, "duration_s": 10.0, "qrs_ms": 75.0}),
         ("scp/Example.scp", {"rate_hz": 500.0, "qrs_ms": 120.0, "device": "ELI250", "sex": "male"}),
         ("hl7_aecg/hl7aecg_example.xml", {"rate_hz": 100.0, "qrs_ms": 88.0, "paced": False, "device": "BeneHeart R12"}),
+        ("philips_sierra_xml/129DYPRG.XML", {"qrs_ms": 135.0, "sex": "male"}),
         ("scp/demo.scp", {"acquired_at": datetime(2004, 6, 24, 16, 52, 16)}),
     ],
 )
