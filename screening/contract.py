@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -64,36 +65,66 @@ def importance_column(operator: str, part: str) -> str:
 
 
 _LEAD_BY_NAME = {lead.lower(): lead for lead in LEADS}
-# MDC_ECG_LEAD_* is ISO/IEEE 11073-10102; ML* are the Mason-Likar (torso electrode) names of the limb leads, D* (derivação,
-# derivación, dérivation) those of Romance languages, as in CODE-15%.
-_LEAD_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|mdc_ecg_|lead|ecg|ml(?=i)|d(?=i+$))[\s_:-]*", re.IGNORECASE)
+# MDC_ECG_* is ISO/IEEE 11073-10102, and MINDRAY_ECG_* a maker's like it; ML* are the Mason-Likar (torso electrode) names of
+# the limb leads, D* (derivação, derivación, dérivation) those of Romance languages, as in CODE-15%.
+_LEAD_PREFIX = re.compile(
+    r"^(?:(?:mdc|mindray)_ecg_(?:lead_|elec_potl_)?|(?:e[ck]g[\s_:-]*)?lead|e[ck]g|ml(?=i)|d(?=i+$))[\s_:-]*",
+    re.IGNORECASE,
+)
+_LEAD_SUFFIX = re.compile(
+    r"(?:[\s_-]+ref|\s*[(\[]\s*[mun\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}]?v\s*[)\]])$", re.IGNORECASE
+)
+"""What a lead is measured against, or its unit, which stands elsewhere."""
+_IEC = {f"c{at}": f"V{at}" for at in range(1, 7)}
 
 
 def lead_of(name: str) -> str | None:
     """Return the lead a signal's name means, or None if it is not one of the twelve.
 
-    >>> lead_of("AVR"), lead_of("Lead I"), lead_of("MDC_ECG_LEAD_V3"), lead_of("vx")
-    ('aVR', 'I', 'V3', None)
+    IEC 60601-2-25 calls the chest leads C1 to C6. Alone these are also sites of an EEG, which polysomnograms hold beside an
+    ECG: they count where the name itself says that it is of an ECG, or where a file has all six (see `iec_chest_leads`).
+
+    >>> lead_of("AVR"), lead_of("ECG Lead I"), lead_of("MDC_ECG_LEAD_V3"), lead_of("EKG I (mV)"), lead_of("vx")
+    ('aVR', 'I', 'V3', 'I', None)
+    >>> lead_of("ECG C2"), lead_of("C2")
+    ('V2', None)
     """
-    key = _LEAD_PREFIX.sub("", name.strip()).strip().lower()
-    return _LEAD_BY_NAME.get(key)
+    if (lead := _LEAD_BY_NAME.get(name.lower())) is not None:
+        return lead
+    whole = name.strip()
+    key = _LEAD_SUFFIX.sub("", whole)
+    bare = _LEAD_PREFIX.sub("", key).strip().lower()
+    return _LEAD_BY_NAME.get(bare) or (_IEC.get(bare) if len(bare) < len(key) else None)
+
+
+def iec_chest_leads(names: Sequence[str]) -> dict[str, str]:
+    """Return name -> lead of C1 to C6 where all six are there and no chest lead by another name; nothing otherwise.
+
+    >>> iec_chest_leads(["I", "II", "C1", "C2", "C3", "C4", "C5", "C6"])["C2"], iec_chest_leads(["C3", "C4", "V3"])
+    ('V2', {})
+    """
+    found = {name: _IEC[name.strip().lower()] for name in names if name.strip().lower() in _IEC}
+    others = any((lead_of(name) or "").startswith("V") for name in names)
+    return found if len(set(found.values())) == len(_IEC) and not others else {}
 
 
 # --- Units -----------------------------------------------------------------------------------------------------------
 
-_MV_PER_UNIT = {
-    "v": 1e3,
-    "mv": 1.0,
-    "uv": 1e-3,
-    "\N{MICRO SIGN}v": 1e-3,
-    "\N{GREEK SMALL LETTER MU}v": 1e-3,
-    "nv": 1e-6,
-}
+_VOLTAGE = re.compile(r"(milli|micro|nano|[mun\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}]?)v(?:olts?)?")
+_MV_PER_PREFIX = {"": 1e3, "m": 1.0, "n": 1e-6}  # all others are micro
 
 
 def mV_per_unit(unit: str) -> float | None:
-    """Return how many millivolts one ``unit`` is, or None where the unit is not one of voltage."""
-    return _MV_PER_UNIT.get(unit.strip().lower())
+    """Return how many millivolts one ``unit`` is, or None where the unit is not one of voltage.
+
+    >>> mV_per_unit("mV"), mV_per_unit("Micro Volts"), mV_per_unit("mmHg")
+    (1.0, 0.001, None)
+    """
+    found = _VOLTAGE.fullmatch("".join(unit.lower().split()))
+    if found is None:
+        return None
+    prefix = found[1].removesuffix("illi").removesuffix("ano")
+    return _MV_PER_PREFIX.get(prefix, 1e-3)
 
 
 # --- Limits that hold before anything is allocated -------------------------------------------------------------------

@@ -28,24 +28,38 @@ def _rows(names: tuple[str, ...]) -> list[int]:
     return [LEADS.index(name) for name in names]
 
 
-def muse(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, medians_first: bool = True) -> bytes:
-    """Return a MUSE-like export: eight leads, a median block that must not be taken for the rhythm."""
+def muse(
+    digital: np.ndarray,
+    *,
+    rate: int = RATE,
+    step_uV: float = STEP_UV,
+    medians_first: bool = True,
+    exponent: int = 0,
+    unit: str = "MICROVOLTS",
+    unit_uV: float = 1.0,
+    off: str = "",
+) -> bytes:
+    """Return a MUSE-like export: eight leads, a median block that must not be taken for the rhythm.
+
+    ``unit`` is of ``unit_uV``, and the lead ``off`` was not attached.
+    """
 
     def waveform(kind: str, samples: np.ndarray) -> str:
         leads = "".join(
             f"<LeadData><LeadByteCountTotal>{2 * len(lead)}</LeadByteCountTotal><LeadTimeOffset>0</LeadTimeOffset>"
             f"<LeadSampleCountTotal>{len(lead)}</LeadSampleCountTotal>"
-            f"<LeadAmplitudeUnitsPerBit>{step_uV:g}</LeadAmplitudeUnitsPerBit>"
-            f"<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits><LeadID>{name}</LeadID>"
-            f"<LeadOffsetFirstSample>0</LeadOffsetFirstSample><LeadSampleSize>2</LeadSampleSize><LeadOff>FALSE</LeadOff>"
+            f"<LeadAmplitudeUnitsPerBit>{step_uV / unit_uV:g}</LeadAmplitudeUnitsPerBit>"
+            f"<LeadAmplitudeUnits>{unit}</LeadAmplitudeUnits><LeadID>{name}</LeadID>"
+            f"<LeadOffsetFirstSample>0</LeadOffsetFirstSample><LeadSampleSize>2</LeadSampleSize>"
+            f"<LeadOff>{str(name == off).upper()}</LeadOff>"
             f"<LeadDataCRC32>{zlib.crc32(raw)}</LeadDataCRC32>"
             f"<WaveFormData>\n{base64.encodebytes(raw).decode()}</WaveFormData></LeadData>"
             for name, lead in zip(INDEPENDENT_LEADS, samples, strict=True)
             if (raw := lead.astype("<i2").tobytes()) is not None
         )
         return (
-            f"<Waveform><WaveformType>{kind}</WaveformType><NumberofLeads>8</NumberofLeads><SampleBase>{rate}</SampleBase>"
-            f"<SampleExponent>0</SampleExponent>{leads}</Waveform>"
+            f"<Waveform><WaveformType>{kind}</WaveformType><NumberofLeads>8</NumberofLeads>"
+            f"<SampleBase>{rate / 10**exponent:g}</SampleBase><SampleExponent>{exponent}</SampleExponent>{leads}</Waveform>"
         )
 
     measured = digital[_rows(INDEPENDENT_LEADS)]
@@ -64,8 +78,10 @@ def muse(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, med
     return text.encode("latin-1")
 
 
-def cardiosoft(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> bytes:
-    """Return a CardioSoft-like export."""
+def cardiosoft(
+    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, unit: str = "uVperLsb", unit_uV: float = 1.0
+) -> bytes:
+    """Return a CardioSoft-like export, whose ``unit`` is of ``unit_uV``."""
 
     def block(name: str, samples: np.ndarray) -> str:
         leads = "".join(
@@ -75,7 +91,7 @@ def cardiosoft(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_U
         return (
             f'<{name}><NumberOfLeads>12</NumberOfLeads><SampleRate units="Hz">{rate}</SampleRate>'
             f"<ChannelSampleCountTotal>{samples.shape[1]}</ChannelSampleCountTotal>"
-            f'<Resolution units="uVperLsb">{step_uV:g}</Resolution>{leads}</{name}>'
+            f'<Resolution units="{unit}">{step_uV / unit_uV:g}</Resolution>{leads}</{name}>'
         )
 
     text = (
@@ -91,20 +107,31 @@ def cardiosoft(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_U
     return text.encode("latin-1")
 
 
-def aecg(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> bytes:
-    """Return an HL7 aECG: a representative beat first, then the rhythm."""
+def aecg(
+    digital: np.ndarray,
+    *,
+    rate: int = RATE,
+    step_uV: float = STEP_UV,
+    origin_mV: float = 0.0,
+    unit_s: tuple[str, float] = ("ms", 1e-3),
+) -> bytes:
+    """Return an HL7 aECG: a representative beat first, then the rhythm.
+
+    Samples are stored as from ``origin_mV``; times in a unit, which is of so many seconds.
+    """
 
     def series(code: str, samples: np.ndarray) -> str:
         leads = "".join(
             f'<component><sequence><code code="MDC_ECG_LEAD_{lead.upper() if lead[0] != "a" else lead}"/>'
-            f'<value xsi:type="SLIST_PQ"><origin value="0" unit="uV"/><scale value="{step_uV:g}" unit="uV"/>'
+            f'<value xsi:type="SLIST_PQ"><origin value="{origin_mV:g}" unit="mV"/><scale value="{step_uV:g}" unit="uV"/>'
             f"<digits>{' '.join(map(str, values.tolist()))}</digits></value></sequence></component>"
             for lead, values in zip(LEADS, samples, strict=True)
         )
         return (
             f'<component><series><code code="{code}"/><effectiveTime><low value="20110203080910"/></effectiveTime>'
             '<component><sequenceSet><component><sequence><code code="TIME_ABSOLUTE"/><value xsi:type="GLIST_TS">'
-            f'<head value="20110203080910"/><increment value="{1000 / rate:g}" unit="ms"/></value></sequence></component>'
+            f'<head value="20110203080910"/><increment value="{1 / unit_s[1] / rate:g}" unit="{unit_s[0]}"/></value>'
+            "</sequence></component>"
             f"{leads}</sequenceSet></component></series></component>"
         )
 

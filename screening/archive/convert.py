@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from screening.archive import wfdb
 from screening.archive.catalog import Catalog
 from screening.archive.isolated import Decoder, Limits
 from screening.archive.reader import ArchiveReader
@@ -138,7 +139,9 @@ def _written(job: _Job, copies: ArchiveReader, row: dict[str, Any], recording: R
     header, samples, gain = record_files(name, recording.signal_mV, recording.rate_hz, comments)
     job.dest.write(f"{path}.dat", samples)
     job.dest.write(f"{path}.hea", header)
-    copy = copies.read(f"{path}.hea", name)
+    fetched = copies.fetch(f"{path}.hea", name)
+    # Rounded to the copy's steps, a lead that hardly moves at its end may look like padding.
+    copy = fetched if isinstance(fetched, Rejected) else wfdb.decode(name, *fetched, as_stored=True)
     if isinstance(copy, Rejected):
         raise StorageError(f"the copy {path} cannot be read again ({copy.reason}: {copy.detail})")
     further = _difference_mV(recording.signal_mV, copy.signal_mV)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,13 @@ from screening.archive.container import Refused
 from screening.contract import (
     DERIVED_LEADS,
     INDEPENDENT_LEADS,
+    INDEPENDENT_ROWS,
     LEADS,
     MAX_SAMPLES,
     N_LEADS,
     RATE_LIMITS_HZ,
     Reason,
+    iec_chest_leads,
     lead_of,
 )
 
@@ -74,7 +77,8 @@ def assemble(
     """
     if not math.isfinite(rate_hz) or not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
         raise Refused(Reason.MISSING_RATE, f"{rate_hz:g} Hz is no rate of a diagnostic ECG")
-    used = [(lead, channel) for channel in channels if (lead := lead_of(channel.name)) is not None]
+    iec = iec_chest_leads([channel.name for channel in channels])
+    used = [(lead, one) for one in channels if (lead := lead_of(one.name) or iec.get(one.name)) is not None]
     require_independent({ROW[lead] for lead, _ in used})
     lengths = sorted({len(channel.samples) for _, channel in used})
     if len(lengths) > 1:
@@ -135,50 +139,135 @@ def require_independent(rows: set[int]) -> None:
         raise Refused(Reason.MISSING_LEADS, f"no signal for {', '.join(missing)}")
 
 
-SAME_MV = 0.02
-"""Leads whose levels differ by less show the same: a few of the finest steps of any format."""
-_SHORTEST_PULSE_S = 0.1
+# --- What is added at the ends ---------------------------------------------------------------------------------------
+
+_ALIKE_MV = 0.1
+"""Leads that move together come no further apart than this, the noise of their amplifiers included."""
+_FINEST_MV = 0.001
+"""A plateau without noise is left by as much."""
+_PULSE_MV = (0.8, 1.2)
+_LONGEST_PULSE_S = 2.0
+_SHORTEST_PLATEAU_S = 0.04
+_SHORTEST_FOOT_S = 0.02
+_LONGEST_EDGE_S = 0.06
+_PLATEAU = 0.15
+"""Of the pulse's height: so near its foot or its top a level belongs to these, for a high pass makes plateaus droop."""
 _SHORTEST_PADDING_S = 0.5
 """The leads of a simulator rest between two beats for nearly as long."""
 _SHORTEST_ZEROS_S = 0.02
 """All leads at exactly zero are no ECG; CODE-15% fills up with these."""
-_MOST_MOVES = 0.1
-"""Of the steps of a pulse: its edges."""
+
+_MEASURED = np.array(INDEPENDENT_ROWS)
 
 
 def trim_ends(leads: Leads) -> Leads:
     """Return leads without what is added at the ends: a 1 mV calibration pulse in all leads, and constant padding.
 
-    A pulse stands at one level in all eight measured leads at once, padding does not move in any of them; hearts do neither.
-    What is left keeps the flags "calibration_removed" and "padding_removed".
+    A pulse lifts all eight measured leads by as much at once, padding does not move in any of them; hearts do neither. What is
+    left keeps the flags "calibration_removed" and "padding_removed". Where nothing is added, a few samples show it.
     """
-    measured = leads.signal_mV[[ROW[lead] for lead in INDEPENDENT_LEADS]]
-    if measured.shape[1] < 2 or not np.isfinite(measured).all():
-        return leads
-    start, first = _added(measured, leads.rate_hz)
-    if start == measured.shape[1]:
-        return leads  # nothing but padding: the quality tells
-    end, last = _added(measured[:, start:][:, ::-1], leads.rate_hz)
+    signal, rate_hz = leads.signal_mV, leads.rate_hz
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is judged with the quality
+        start, first = _added(signal, rate_hz)
+        if start == signal.shape[1]:
+            return leads  # nothing but padding: the quality tells
+        end, last = _added(signal[:, start:][:, ::-1], rate_hz)
     if start or end:
-        leads.signal_mV = np.ascontiguousarray(leads.signal_mV[:, start : measured.shape[1] - end])
-        leads.flags |= {flag for flag in (first, last) if flag}
+        leads.signal_mV = np.ascontiguousarray(signal[:, start : signal.shape[1] - end])
+        leads.flags |= first | last
     return leads
 
 
-def _added(measured: np.ndarray, rate_hz: float) -> tuple[int, str | None]:
-    """Return how many samples at the beginning are no ECG, and the flag for what they are."""
-    at_rest = _run(~np.diff(measured, axis=1).any(axis=0)) + 1
-    shortest = _SHORTEST_PADDING_S if measured[:, 0].any() else _SHORTEST_ZEROS_S
-    at_rest = at_rest if at_rest >= shortest * rate_hz else 0
-    alike = _run(np.ptp(measured, axis=0) < SAME_MV)
-    level = measured[:, :alike].mean(axis=0)
-    if alike > max(_SHORTEST_PULSE_S * rate_hz, at_rest):
-        is_still = (np.abs(np.diff(level)) > SAME_MV / 2).mean() < _MOST_MOVES
-        if is_still and 0.8 < float(np.ptp(level)) < 1.2:
-            return alike, "calibration_removed"
-    return at_rest, "padding_removed" if at_rest else None
+def _added(signal: np.ndarray, rate_hz: float) -> tuple[int, set[str]]:
+    """Return how many samples at the beginning are no ECG, and the flags for what they are."""
+    at, flags = 0, set[str]()
+    while signal.shape[1] - at > 1:
+        rest = signal[:, at:]
+        if found := _pulse(rest, rate_hz):
+            flags.add("calibration_removed")
+        elif found := _padding(rest, rate_hz):
+            flags.add("padding_removed")
+        else:
+            break
+        at += found
+    return at, flags
+
+
+def _padding(signal: np.ndarray, rate_hz: float) -> int:
+    """Return for how many samples from the first on no measured lead moves, 0 where that is too short for padding."""
+    first = [signal[row, 0] for row in INDEPENDENT_ROWS]
+    shortest = (_SHORTEST_PADDING_S if any(first) else _SHORTEST_ZEROS_S) * rate_hz
+    far = min(math.ceil(shortest), signal.shape[1]) - 1
+    if any(signal[row, far] != level for row, level in zip(INDEPENDENT_ROWS, first, strict=True)):
+        return 0  # here most records end
+    run, size = 0, far + 1
+    while run < signal.shape[1]:  # in growing blocks, for an hour need not be copied to see that it moves
+        same = (signal[_MEASURED, run : run + size] == signal[_MEASURED, :1]).all(axis=0)
+        run += _run(same)
+        if not same.all():
+            break
+        size *= 2
+    return run if run >= shortest else 0
+
+
+def _pulse(signal: np.ndarray, rate_hz: float) -> int:
+    """Return how many samples from the first on are a calibration pulse with what it stands on, 0 where there is none.
+
+    Each lead may stand at a level of its own: what counts is that all rise and fall together, between two plateaus.
+    """
+    longest = int(_LONGEST_PULSE_S * rate_hz)
+    glance = signal[:, : longest : max(1, int(_SHORTEST_PLATEAU_S / 2 * rate_hz))]
+    # All records come through here, few get past two leads, and hardly one past eight.
+    if not _rise(glance[ROW["V1"]], glance[ROW["V6"]]) or not _rise(*glance[_MEASURED]):
+        return 0
+    measured = signal[_MEASURED, :longest].astype(np.float64)
+    own = measured[:, : max(1, int(_SHORTEST_FOOT_S / 2 * rate_hz))].mean(axis=1, keepdims=True)
+    together = _run(np.ptp(measured - own, axis=0) < _ALIKE_MV)
+    level = (measured - own)[:, :together].mean(axis=0)
+    height = float(np.ptp(level)) if together else 0.0
+    if not _PULSE_MV[0] < height < _PULSE_MV[1]:
+        return 0
+    share = (level - level.min()) / height
+    low, high = share < _PLATEAU, share > 1 - _PLATEAU
+    edges = _runs(~(low | high))
+    if (
+        max(_runs(high)) < _SHORTEST_PLATEAU_S * rate_hz
+        or low.sum() < _SHORTEST_FOOT_S * rate_hz
+        or max(edges, default=0) > _LONGEST_EDGE_S * rate_hz
+    ):
+        return 0
+    return _end_of_plateau(measured, low, high, rate_hz)
+
+
+def _rise(*leads: np.ndarray) -> bool:
+    """Whether leads all move one way by half a pulse, for the first sample may lie on an edge."""
+    moved = [lead - lead[0] for lead in leads]
+    up, down = reduce(np.minimum, moved), reduce(np.maximum, moved)
+    half_mV = (_PULSE_MV[0] - _ALIKE_MV) / 2
+    # argmax, because max takes three times as long of so few.
+    return bool(up[up.argmax()] > half_mV or down[down.argmin()] < -half_mV)
+
+
+def _end_of_plateau(measured: np.ndarray, low: np.ndarray, high: np.ndarray, rate_hz: float) -> int:
+    """Return where the leads leave the last plateau: what it stands on is flat, and the ECG is not."""
+    last = int(np.flatnonzero(low | high)[-1])
+    kind = low if low[last] else high
+    begin = last - _run(kind[last::-1]) + 1
+    few = measured[:, begin : begin + max(4, int(2 * _SHORTEST_FOOT_S * rate_hz))]
+    level = np.median(few, axis=1, keepdims=True)
+    noise = float(np.abs(few - level)[:, few.shape[1] // 2 :].max())
+    away = np.abs(measured[:, begin:] - level).max(axis=0)
+    at_level = away <= min(max(1.5 * noise, _FINEST_MV), _ALIKE_MV / 2)
+    settled = _run(~at_level)  # a slow edge ends within the plateau
+    return begin + settled + _run(at_level[settled:]) if settled < few.shape[1] else begin
 
 
 def _run(alike: Any) -> int:
     """Return how many values from the first on are true."""
     return len(alike) if alike.all() else int(np.argmin(alike))
+
+
+def _runs(of: np.ndarray) -> list[int]:
+    """Return the lengths of all runs of true values."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], of, [False]]).astype(np.int8)))
+    return (ends[1::2] - ends[::2]).tolist()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.leads import Leads, require_independent
+from screening.archive.leads import Leads, require_independent, trim_ends
 from screening.archive.wfdb_header import Header, Segment, comments, parse
 from screening.archive.wfdb_signals import decode_leads
 from screening.contract import MAX_RECORD_BYTES, N_LEADS, Reason
@@ -52,7 +52,9 @@ def signal_file_names(header: bytes, files: Mapping[str, bytes] | None = None) -
     return tuple(names)
 
 
-def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recording | Rejected:
+def decode(
+    record_id: str, header: bytes, files: Mapping[str, bytes], *, as_stored: bool = False
+) -> Recording | Rejected:
     """Decode one record.
 
     Parameters
@@ -63,6 +65,8 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
         Bytes of the header file.
     files
         Bytes of the files that ``signal_file_names`` names, by these names.
+    as_stored
+        Leave on what is added at the ends, see `trim_ends`.
 
     Returns
     -------
@@ -74,7 +78,8 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
     -----
     ``sha256`` covers the header's bytes and then each needed file's, in order. Flags: "derived_leads" (computed from I
     and II), "duplicate_lead" (present twice, identical), "matlab_offset" (the MATLAB file, not the header, says where
-    its samples begin), "trailing_bytes" (a file holds more than the header claims).
+    its samples begin), "trailing_bytes" (a file holds more than the header claims), "calibration_removed",
+    "padding_removed".
     """
     sha256: str | None = None
     try:
@@ -92,6 +97,8 @@ def decode(record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recordi
         parsed = parse(header)
         leads = _join(parsed, files) if parsed.segments else decode_leads(parsed, files)
         require_independent(leads.rows)
+        if not as_stored:
+            trim_ends(leads)
         if not leads.signal_mV.shape[1]:
             raise Refused(Reason.TOO_SHORT, "the record holds no samples")
         return Recording(

@@ -167,6 +167,21 @@ def test_flags_say_what_was_done() -> None:
     }
 
 
+def test_what_is_added_at_the_ends_is_taken_off_but_from_a_copy() -> None:
+    """As from every other format; `screening convert` compares what it wrote as it is stored."""
+    digital = wfdb_files.ecg() + np.arange(10, 130, 10)[:, None]  # ends apart from zero
+    pulse = np.tile(np.repeat([0, 1000, 0], 100), (12, 1))
+    for added, flag in ((np.zeros((12, 1500), np.int64), "padding_removed"), (pulse, "calibration_removed")):
+        files = wfdb_files.record(digital=np.c_[digital, added])
+        got = decode("x", files["r.hea"], files)
+        assert isinstance(got, Recording), got
+        assert flag in got.flags
+        assert got.signal_mV.shape == digital.shape
+        stored = decode("x", files["r.hea"], files, as_stored=True)
+        assert isinstance(stored, Recording), stored
+        assert stored.signal_mV.shape[1] == digital.shape[1] + added.shape[1]
+
+
 def test_derived_leads_obey_einthoven_and_goldberger() -> None:
     recording = decoded(next(case for case in VALID if case.name == "eight_leads"))
     assert isinstance(recording, Recording)

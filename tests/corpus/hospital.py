@@ -63,7 +63,7 @@ def _of_every_xml() -> list[Case]:
         bomb = _DECLARATION.sub(lambda _: b'<?xml version="1.0"?>' + _ENTITY, text, count=1)
         elsewhere = _DECLARATION.sub(lambda _: b'<?xml version="1.0"?>' + _FROM_ELSEWHERE, text, count=1)
         deep = text[: text.rindex(b"</")] + b"<n>" * 100 + b"</n>" * 100 + text[text.rindex(b"</") :]
-        broken = text.replace(b"encoding=", b"encoding='nonsense' was=", 1)
+        nul = text[: text.rindex(b"</")] + b"\0" + text[text.rindex(b"</") :]
         cases += [
             _case(
                 f"{form}_cut", form, data[: len(data) // 2 * 2 // 3], Reason.BAD_HEADER, "not well-formed, or cut off"
@@ -71,7 +71,7 @@ def _of_every_xml() -> list[Case]:
             _case(f"{form}_entities", form, bomb, Reason.BAD_HEADER, "declares entities"),
             _case(f"{form}_external", form, elsewhere, Reason.BAD_HEADER, "declares entities"),
             _case(f"{form}_deep", form, deep, Reason.TOO_LARGE, "64 levels"),
-            _case(f"{form}_encoding", form, broken, Reason.BAD_HEADER, "not well-formed"),
+            _case(f"{form}_nul", form, nul, Reason.BAD_HEADER, "not well-formed"),
             _case(f"{form}_bits", form, text.replace(b">", b"\x00", 40), Reason.UNKNOWN_FORMAT, "a XML file"),
         ]
     return cases
@@ -80,9 +80,26 @@ def _of_every_xml() -> list[Case]:
 def _of_muse() -> list[Case]:
     form = "muse-xml"
     rhythm = "(?s)<Waveform><WaveformType>Rhythm.*?</Waveform>"
+    another = re.search(rhythm.encode(), made.muse(-digital()))
+    with_another_strip = file_of(form).replace(b"</RestingECG>", (another or [b""])[0] + b"</RestingECG>")
     return [
         _case("muse_median_only", form, _changed(form, (rhythm, "")), Reason.TOO_SHORT, "no rhythm strip"),
         _case("muse_two_strips", form, _changed(form, (">Median<", ">Rhythm<")), Reason.BAD_HEADER, "2 rhythm strips"),
+        _case("muse_two_ecgs", form, with_another_strip, Reason.DUPLICATE_LEAD, "lead I is present twice"),
+        _case(
+            "muse_two_rates",
+            form,
+            with_another_strip.replace(b"<SampleBase>500", b"<SampleBase>250", 2),
+            Reason.BAD_HEADER,
+            "different rates",
+        ),
+        _case(
+            "muse_later",
+            form,
+            _changed(form, ("<LeadOffsetFirstSample>0", "<LeadOffsetFirstSample>2"), last=True),
+            Reason.CONFLICTING_RATES,
+            "another sample than the strip",
+        ),
         _case(
             "muse_no_unit",
             form,
@@ -198,12 +215,20 @@ def _of_other_xml() -> list[Case]:
         ),
         _case("card_no_lead", card, _changed(card, ('lead="V1"', 'lead="V9"')), Reason.MISSING_LEADS, "V1"),
         _case("aecg_beat_only", aecg, _changed(aecg, ('"RHYTHM"', '"DERIVED"')), Reason.TOO_SHORT, "no rhythm series"),
+        _case("aecg_empty", aecg, _changed(aecg, ("<digits>[^<]*", "<digits>")), Reason.TOO_SHORT, "no samples"),
         _case(
-            "aecg_two_series",
-            aecg,
-            _changed(aecg, ("REPRESENTATIVE_BEAT", "RHYTHM")),
-            Reason.BAD_HEADER,
-            "2 rhythm series",
+            "card_empty",
+            card,
+            _changed(card, ("(<WaveformData[^>]*>)[^<]*", '<WaveformData lead="I">'), ("Total>\\d+", "Total>0")),
+            Reason.TOO_SHORT,
+            "no samples",
+        ),
+        _case(
+            "card_in_metres",
+            card,
+            _changed(card, ("uVperLsb", "umperLsb")),
+            Reason.MISSING_UNITS,
+            "not those of a step",
         ),
         _case(
             "aecg_no_unit",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from screening.archive.container import Refused
 from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
 from screening.archive.formats.missing import Missing
-from screening.archive.leads import Leads
+from screening.archive.leads import Leads, trim_ends
 from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.recording import Recording, Rejected
 
@@ -33,7 +33,7 @@ class Format(Protocol):
         """Whether a file that begins with ``head``, its first `HEAD` bytes or all of it, is of this format."""
 
     def read(self, data: bytes) -> Leads:
-        """Return the leads of the rhythm strip; Refused says why there are none."""
+        """Return the leads of the rhythm strip, with what is added at its ends; Refused says why there are none."""
 
     def facts(self, data: bytes) -> Facts:
         """Return what the file states about its record; Refused, or ValueError, where it cannot be understood."""
@@ -114,7 +114,7 @@ def decode(record_id: str, data: bytes) -> Recording | Rejected:
         if known is None:
             raise Refused(Reason.UNKNOWN_FORMAT, "no reader here knows this file")
         name = known.NAME
-        leads = known.read(data)
+        leads = trim_ends(known.read(data))
         if not leads.signal_mV.shape[1]:
             raise Refused(Reason.TOO_SHORT, "the record holds no samples")
         return Recording(

@@ -5,17 +5,21 @@ HL7 Version 3 Implementation Guide: Regulated Studies; Annotated ECG, Release 1 
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from screening.archive.container import Refused
 from screening.archive.formats.xml import moment, parse, root_of, samples_in, text_of
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, lead_of, mV_per_unit
 
 NAME = "hl7-aecg"
 _TIMES = ("TIME_ABSOLUTE", "TIME_RELATIVE")
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "\N{MICRO SIGN}s": 1e-6, "\N{GREEK SMALL LETTER MU}s": 1e-6}
+_NO_RHYTHM = re.compile(r"beat|median|average|derived|template", re.IGNORECASE)
+_QRS = ("MDC_ECG_TIME_PD_QRS", "MDC_ECG_TIME_PD_QRS_GL", "MDC_ECG_TIME_PD_QRS_GLOBAL")
 
 
 def looks_like(head: bytes) -> bool:
@@ -25,13 +29,10 @@ def looks_like(head: bytes) -> bool:
 
 def read(data: bytes) -> Leads:
     """Return the leads of the rhythm series."""
-    series = _rhythm(parse(data))
-    if series is None:
+    rhythm = _rhythm(parse(data))
+    if rhythm is None:
         raise Refused(Reason.TOO_SHORT, "there is no rhythm series, only representative beats or nothing")
-    sets = series.findall("component/sequenceSet")
-    if len(sets) != 1:
-        raise Refused(Reason.BAD_HEADER, f"the rhythm series has {len(sets)} sets of sequences")
-    sequences = sets[0].findall("component/sequence")
+    sequences = rhythm.sequences
     rates = {_rate(one) for one in sequences if _code(one) in _TIMES}
     if not rates:
         raise Refused(Reason.MISSING_RATE, "the rhythm series states no increment of time")
@@ -40,14 +41,32 @@ def read(data: bytes) -> Leads:
             Reason.CONFLICTING_RATES, "sequences at " + " and ".join(f"{rate:g}" for rate in sorted(rates)) + " Hz"
         )
     channels = [_channel(one) for one in sequences if lead_of(_code(one)) is not None]
-    return trim_ends(assemble(channels, rates.pop(), source_format=NAME, unit_source="SLIST_PQ scale"))
+    return assemble(channels, rates.pop(), source_format=NAME, unit_source="SLIST_PQ scale")
 
 
-def _rhythm(root: Element) -> Element | None:
-    found = [one for one in root.findall("component/series") if _code(one) == "RHYTHM"]
-    if len(found) > 1:
-        raise Refused(Reason.BAD_HEADER, f"there are {len(found)} rhythm series")
-    return found[0] if found else None
+class _Rhythm(NamedTuple):
+    """One set of sequences, which were recorded together."""
+
+    series: Element
+    sequences: list[Element]
+
+    @property
+    def worth(self) -> tuple[int, int]:
+        """How many of the twelve leads there are, and how many samples the first of them has."""
+        leads = [one for one in self.sequences if lead_of(_code(one))]
+        digits = text_of(leads[0], "value/digits") or "" if leads else ""
+        return len({lead_of(_code(one)) for one in leads}), len(digits.split())
+
+
+def _rhythm(root: Element) -> _Rhythm | None:
+    """Return the longest of the sets with the most leads: some files hold a strip, or a lead of it, beside the whole."""
+    found = [
+        _Rhythm(series, one.findall("component/sequence"))
+        for series in root.findall("component/series")
+        if not _NO_RHYTHM.search(_code(series))
+        for one in series.findall("component/sequenceSet")
+    ]
+    return found[0] if len(found) == 1 else max(found, key=lambda one: one.worth, default=None)
 
 
 def _code(element: Element) -> str:
@@ -94,25 +113,17 @@ def facts(data: bytes) -> Facts:
     person = next(root.iter("subjectDemographicPerson"), None)
     subject = next(root.iter("trialSubject"), None)
     identity = subject.find("id") if subject is not None else None
-    series = _rhythm(root)
-    low = series.find("effectiveTime/low") if series is not None else None
+    rhythm = _rhythm(root)
+    low = rhythm.series.find("effectiveTime/low") if rhythm is not None else None
     stated = (low.get("value") or "")[:14] if low is not None else ""
     acquired_at = moment(stated[:8], stated[8:].ljust(6, "0"), "%Y%m%d %H%M%S")
     sex = person.find("administrativeGenderCode") if person is not None else None
     rate = count = None
-    if series is not None:
-        sequences = series.findall("component/sequenceSet/component/sequence")
-        rate = next((_rate(one) for one in sequences if _code(one) in _TIMES), None)
-        count = next(
-            (len((text_of(one, "value/digits") or "").split()) for one in sequences if lead_of(_code(one))), None
-        )
+    if rhythm is not None:
+        rate = next((_rate(one) for one in rhythm.sequences if _code(one) in _TIMES), None)
+        count = rhythm.worth[1]
     qrs = next(
-        (
-            measured
-            for one in root.iter("annotation")
-            if _code(one) in ("MDC_ECG_TIME_PD_QRS", "MDC_ECG_TIME_PD_QRS_GLOBAL")
-            and (measured := _value(one, "value"))
-        ),
+        (measured for one in root.iter("annotation") if _code(one) in _QRS and (measured := _value(one, "value"))),
         None,
     )
     said = [

@@ -14,10 +14,10 @@ from screening.archive.container import Refused
 from screening.archive.formats.xml import need, number_of, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
-from screening.contract import MAX_SAMPLES, Reason
+from screening.contract import MAX_SAMPLES, Reason, mV_per_unit
 
 NAME = "cardiosoft-xml"
-_MV_PER_STEP = {"uVperLsb": 1e-3, "mVperLsb": 1.0, "nVperLsb": 1e-6}
+_OF_A_STEP = "perlsb"
 _MAX_TEXT = 12  # characters a sample, at most
 
 
@@ -40,9 +40,10 @@ def read(data: bytes) -> Leads:
         raise Refused(Reason.TOO_SHORT, "there is no strip, only medians or nothing")
     rate = need(strip, "SampleRate", Reason.MISSING_RATE, "the strip states no SampleRate")
     steps = need(strip, "Resolution", Reason.MISSING_UNITS, "the strip states no Resolution")
-    stated = strip.find("Resolution")
-    unit = _MV_PER_STEP.get(stated.get("units", "")) if stated is not None else None
-    if unit is None:
+    of = strip.find("Resolution")
+    stated = (of.get("units") or "").strip().lower() if of is not None else ""
+    unit = mV_per_unit(stated.removesuffix(_OF_A_STEP))
+    if unit is None or not stated.endswith(_OF_A_STEP):
         raise Refused(Reason.MISSING_UNITS, "the Resolution's units are missing, or not those of a step")
     leads = strip.findall("WaveformData")
     count, claimed = number_of(strip, "ChannelSampleCountTotal"), number_of(strip, "NumberOfLeads")

@@ -20,7 +20,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.formats.missing import Missing
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, as_id, parse_age
 from screening.contract import LEADS, MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
 
@@ -59,7 +59,7 @@ def read(data: bytes) -> Leads:
     """Return the leads of the rhythm group."""
     with _quietly():
         group = _rhythm(_dataset(data))
-        return trim_ends(_leads_of(group))
+        return _leads_of(group)
 
 
 @contextmanager

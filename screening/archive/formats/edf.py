@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
 
@@ -113,7 +113,7 @@ def read(data: bytes) -> Leads:
     rate = used[0].samples / header.record_s if used else 0.0
     if not used:
         raise Refused(Reason.MISSING_LEADS, "no signal bears the name of a lead")
-    return trim_ends(assemble(channels, rate, source_format=NAME, unit_source="physical dimension"))
+    return assemble(channels, rate, source_format=NAME, unit_source="physical dimension")
 
 
 def _channel(signal: _Signal, samples: np.ndarray) -> Channel:

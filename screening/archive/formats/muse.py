@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from datetime import datetime
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -14,12 +15,12 @@ import numpy as np
 from screening.archive.container import Refused
 from screening.archive.formats.xml import decoded, moment, need, number_of, parse, root_of, text_of
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, as_id, parse_age
+from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, mV_per_unit
 
 NAME = "muse-xml"
-_UNITS = {"microvolts": "uV", "microvolt": "uV", "millivolts": "mV", "millivolt": "mV", "nanovolts": "nV", "volts": "V"}
 _YEARS = {"years": 1.0, "year": 1.0, "months": 1 / 12, "weeks": 7 / 365.25, "days": 1 / 365.25, "hours": 0.0}
+_MOMENTS = ("%m-%d-%Y %H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _SIGNED = re.compile(r"\b(?:confirmed by|unconfirmed|referred by|reviewed by|edited by|overread)", re.IGNORECASE)
 """What people add, with their names."""
 
@@ -32,16 +33,21 @@ def looks_like(head: bytes) -> bool:
 def read(data: bytes) -> Leads:
     """Return the leads of the rhythm strip."""
     root = parse(data)
-    strips = [one for one in root.iter("Waveform") if (text_of(one, "WaveformType") or "").lower() == "rhythm"]
+    strips = _strips(root)
     if not strips:
         raise Refused(Reason.TOO_SHORT, "there is no rhythm strip, only medians or nothing")
-    if len(strips) > 1:
-        raise Refused(Reason.BAD_HEADER, f"there are {len(strips)} rhythm strips")
-    (strip,) = strips
-    channels = [_channel(lead) for lead in strip.iter("LeadData")]
+    # Further leads may stand in a strip of their own, and a strip may be there twice, which `assemble` compares.
+    channels = [_channel(lead) for strip in strips for lead in strip.iter("LeadData")]
     if not channels or not len(channels[0].samples):
         raise Refused(Reason.TOO_SHORT, "the rhythm strip holds no samples")
-    return assemble(channels, _rate_of(strip), source_format=NAME, unit_source="LeadAmplitudeUnits")
+    rates = {_rate_of(strip) for strip in strips}
+    if len(strips) > 1 and (len(rates) > 1 or len({len(channel.samples) for channel in channels}) > 1):
+        raise Refused(Reason.BAD_HEADER, f"there are {len(strips)} rhythm strips, of different rates or lengths")
+    return assemble(channels, rates.pop(), source_format=NAME, unit_source="LeadAmplitudeUnits")
+
+
+def _strips(root: Element) -> list[Element]:
+    return [one for one in root.iter("Waveform") if (text_of(one, "WaveformType") or "").lower() == "rhythm"]
 
 
 def _rate_of(strip: Element) -> float:
@@ -55,7 +61,7 @@ def _rate_of(strip: Element) -> float:
 def _channel(lead: Element) -> Channel:
     name = text_of(lead, "LeadID") or ""
     per_bit = need(lead, "LeadAmplitudeUnitsPerBit", Reason.MISSING_UNITS, "a lead states no LeadAmplitudeUnitsPerBit")
-    unit = mV_per_unit(_UNITS.get(stated := (text_of(lead, "LeadAmplitudeUnits") or "").lower(), stated))
+    unit = mV_per_unit(text_of(lead, "LeadAmplitudeUnits") or "")
     if unit is None:
         raise Refused(Reason.MISSING_UNITS, "a lead's LeadAmplitudeUnits is missing, or not one of voltage")
     if (number_of(lead, "LeadSampleSize") or 2) != 2:
@@ -67,7 +73,7 @@ def _channel(lead: Element) -> Channel:
     if len(raw) % 2 or (count is not None and len(raw) != 2 * count):
         raise Refused(Reason.TRUNCATED, f"a lead holds {len(raw)} bytes of the {2 * (count or 0):.0f} claimed")
     stated_crc = number_of(lead, "LeadDataCRC32")
-    if stated_crc and stated_crc != zlib.crc32(raw):  # 0: none was computed
+    if stated_crc and stated_crc % 2**32 != zlib.crc32(raw):  # 0: none was computed; some write it as a signed number
         raise Refused(Reason.CHECKSUM_MISMATCH, "a lead's samples do not give its LeadDataCRC32")
     samples = np.frombuffer(raw, "<i2")
     # A lead may begin later, and stand above zero by its first sample.
@@ -82,19 +88,15 @@ def facts(data: bytes) -> Facts:
     """Return what the export states."""
     root = parse(data)
     patient, test = root.find("PatientDemographics"), root.find("TestDemographics")
-    strip = next(
-        (one for one in root.iter("Waveform") if (text_of(one, "WaveformType") or "").lower() == "rhythm"), None
-    )
     rate = count = None
-    if strip is not None:
+    for strip in _strips(root)[:1]:
         rate, count = _rate_of(strip), number_of(strip, "LeadData/LeadSampleCountTotal")
     statements = _statements(root)
+    acquired_at = moment(text_of(test, "AcquisitionDate"), text_of(test, "AcquisitionTime"), *_MOMENTS)
     return Facts(
         patient_id=as_id(text_of(patient, "PatientID")),
-        acquired_at=moment(
-            text_of(test, "AcquisitionDate"), text_of(test, "AcquisitionTime"), "%m-%d-%Y %H:%M:%S", "%Y-%m-%d %H:%M:%S"
-        ),
-        age=_age(patient),
+        acquired_at=acquired_at,
+        age=_age(patient, acquired_at),
         sex=SEXES.get((text_of(patient, "Gender") or "").lower()),
         site=text_of(test, "SiteName") or text_of(test, "Site"),
         device=text_of(test, "AcquisitionDevice"),
@@ -127,9 +129,11 @@ def _statements(root: Element) -> dict[str, float | None]:
     return found
 
 
-def _age(patient: Element | None) -> float | None:
+def _age(patient: Element | None, acquired_at: datetime | None) -> float | None:
     age, unit = text_of(patient, "PatientAge"), (text_of(patient, "AgeUnits") or "years").lower()
-    if age is None or unit not in _YEARS:
+    if age is None:
+        return age_at(acquired_at, moment(text_of(patient, "DateofBirth"), None, *_MOMENTS))
+    if unit not in _YEARS:
         return None
     try:
         return parse_age(str(float(age) * _YEARS[unit]))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason
 
@@ -99,7 +99,7 @@ def read(data: bytes) -> Leads:
         if subtraction is not None:
             subtraction.undo(signal_nV, i, first, codes)
         channels.append(Channel(name, signal_nV, 1e-6))
-    return trim_ends(assemble(channels, 1e6 / rhythm.microseconds, source_format=NAME, unit_source="nanovolts a step"))
+    return assemble(channels, 1e6 / rhythm.microseconds, source_format=NAME, unit_source="nanovolts a step")
 
 
 def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]], bool]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from screening.archive.container import Refused
 from screening.archive.formats.xml import decoded, moment, number_of, parse, root_of, text_of
-from screening.archive.leads import Channel, Leads, assemble, trim_ends
+from screening.archive.leads import Channel, Leads, assemble
 from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import LEADS, MAX_SAMPLES, Reason
 
@@ -23,6 +23,7 @@ NAME = "sierra-xml"
 _CODE_BITS = 10
 _END = (1 << _CODE_BITS) - 1
 _MAX_PACKED = 2**22
+_QRS = ("globalmeasurements/qrsdur", "globalmeasurements/meanqrsdur")  # as of 1.04, and as of 1.03
 
 
 def looks_like(head: bytes) -> bool:
@@ -55,7 +56,7 @@ def read(data: bytes) -> Leads:
         raise Refused(Reason.TOO_SHORT, "the strip holds no samples")
     leads = _unpacked(raw, names, waves)
     channels = [Channel(name, samples, resolution_uV / 1000) for name, samples in zip(names, leads, strict=True)]
-    return trim_ends(assemble(channels, rate, source_format=NAME, unit_source="resolution in uV"))
+    return assemble(channels, rate, source_format=NAME, unit_source="resolution in uV")
 
 
 def _first(*stated: float | str | None) -> float | None:
@@ -74,16 +75,16 @@ def _names(root: Element, waves: Element, acquired: Element | None) -> list[str]
     if stated:
         count = int(_first(waves.get("numberofleads")) or len(stated))
         return stated[:count]
-    # 1.03 names no leads here: its schema stores a set of twelve in this order.
+    # 1.03 names no leads here: its schema stores a set of twelve in this order, which ten wires measure.
     kind = (text_of(acquired, "leadset") or text_of(acquired, "acquisitiontype") or "").upper()
-    if kind.startswith("STD-12") and number_of(acquired, "numberchannelsvalid") in (None, 12):
+    if kind.startswith(("STD-12", "10-WIRE")) and number_of(acquired, "numberchannelsvalid") in (None, 12):
         return list(LEADS)
     raise Refused(Reason.MISSING_LEADS, "the leads are not named, and not of the standard set of twelve")
 
 
 def _unpacked(raw: bytes, names: list[str], waves: Element) -> list[np.ndarray]:
-    packed = waves.get("compression") or (waves.get("compressmethod") if waves.get("compressflag") == "True" else None)
-    if packed in (None, "", "Uncompressed", "None"):
+    packed = (waves.get("compression") or waves.get("compressmethod") or "").upper()
+    if waves.get("compressflag", "").lower() == "false" or packed in ("", "UNCOMPRESSED", "NONE"):
         if len(raw) % (2 * len(names)):
             raise Refused(Reason.TRUNCATED, f"{len(raw)} bytes are not whole samples of {len(names)} leads")
         return list(np.frombuffer(raw, "<i2").reshape(len(names), -1))
@@ -189,7 +190,7 @@ def facts(data: bytes) -> Facts:
         statements=dict(statements) or None,
         rate_hz=rate,
         duration_s=duration_ms / 1000 if duration_ms else None,
-        qrs_ms=number_of(root, ".//globalmeasurements/qrsdur"),
+        qrs_ms=_first(*(text_of(root, f".//{name}") for name in _QRS)),
         paced=True if pace in ("paced", "yes") else False if pace in ("no", "not paced") else None,
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -21,6 +23,17 @@ from screening.contract import Reason
 MAX_ELEMENTS = 200_000
 """An ECG with all measurements of every beat has some thousands."""
 MAX_DEPTH = 64
+_MAX_DECLARATION = 1024
+_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
+_WIDER = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "gb18030": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "big5": "cp950",
+}
+"""Codecs of East Asia, by one that knows what devices write under their names."""
 _SKIPPED = re.compile(r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>", re.DOTALL)
 _ROOT = re.compile(r"<([A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)([^>]*)")
 
@@ -31,17 +44,45 @@ def root_of(head: bytes) -> str | None:
     >>> root_of(b'<?xml version="1.0"?><!-- by X --><!DOCTYPE RestingECG SYSTEM "restecg.dtd"><RestingECG>')
     'RestingECG'
     """
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = head.decode("utf-16", "replace")
-    elif head.startswith((b"<\0", b"\0<")):
-        text = head.decode("utf-16-le" if head[0] else "utf-16-be", "replace")
-    else:
-        text = head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    text = head.decode(_marked(head) or "latin-1", "replace")  # whatever it declares, names are of ASCII
     at = 0
     while skipped := _SKIPPED.match(text, at):
         at = skipped.end()
     root = _ROOT.match(text, at)
     return root[2] if root else None
+
+
+def _marked(data: bytes) -> str | None:
+    """Return the codec that the first bytes show, None where they are those of a codec that holds ASCII as it is."""
+    if data.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-16-le" if data[1:2] == b"\0" else "utf-16-be" if data[:1] == b"\0" else None
+
+
+def _declared(data: bytes) -> str | None:
+    """Return the codec that the declaration names, None where there is none or Python's is not one for text alone."""
+    found = _ENCODING.match(data[:_MAX_DECLARATION].lstrip())
+    try:
+        name = codecs.lookup(found[1].decode("ascii")).name if found else ""
+    except LookupError:
+        return None
+    return _WIDER.get(name, name if name.startswith(("iso8859", "cp", "euc", "utf-16", "koi8")) else None)
+
+
+def _text_of(data: bytes) -> str:
+    """Return XML as text without its declaration, by the first codec that gives some: the one declared is often wrong."""
+    text = ""
+    for codec in filter(None, (_marked(data), _declared(data), "utf-8")):
+        with suppress(UnicodeDecodeError):
+            text = data.decode(codec).lstrip()
+        if text.startswith("<"):  # letters read two by two are text, too
+            break
+    else:
+        text = data.decode("cp1252", "replace").lstrip()
+    end = text.index("?>") + 2 if text.startswith("<?xml") and "?>" in text[:_MAX_DECLARATION] else 0
+    return text[end:].rstrip("\0\x1a \t\r\n")
 
 
 class _Bounded(TreeBuilder):
@@ -77,14 +118,27 @@ def parse(data: bytes) -> Element:
     Refused
         BAD_HEADER where it is no well-formed XML, or declares entities; TOO_LARGE beyond `MAX_ELEMENTS`.
     """
-    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
     try:
-        parser.feed(data)
-        root: Element = parser.close()
+        try:
+            return _tree(data)
+        except DefusedXmlException:
+            raise
+        except (
+            ParseError,
+            ValueError,
+            LookupError,
+        ):  # expat knows no codec of several bytes, and believes what is declared
+            return _tree(_text_of(data))
     except DefusedXmlException:
         raise Refused(Reason.BAD_HEADER, "the XML declares entities, which no ECG needs") from None
-    except (ParseError, ValueError, LookupError):
+    except (ParseError, ValueError):
         raise Refused(Reason.BAD_HEADER, "the XML is not well-formed, or cut off") from None
+
+
+def _tree(data: bytes | str) -> Element:
+    parser = DefusedXMLParser(target=_Bounded(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
+    parser.feed(data)
+    root: Element = parser.close()
     return root
 
 

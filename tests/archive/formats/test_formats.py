@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from screening.archive.formats import sidecar as tables
 from screening.archive.leads import Channel, assemble, trim_ends
 from screening.archive.metadata import ColumnMapping
 from screening.archive.reader import ArchiveReader, decode
-from screening.contract import LEADS, Reason
+from screening.contract import LEADS, Reason, lead_of, mV_per_unit
 from screening.recording import Recording, Rejected
 from tests import hospital_files as made
 from tests.corpus.hospital import digital, file_of, hospital_cases
@@ -55,6 +56,210 @@ def test_a_tracing_comes_out_as_it_went_in(form: str) -> None:
     assert ("derived_leads" in got.flags) == (form in ("muse-xml", "scp-ecg"))
     assert ("calibration_removed" in got.flags) == (form == "sierra-xml")
     assert "padding_removed" not in got.flags
+
+
+OTHERWISE: dict[str, tuple[str, bytes]] = {
+    "muse, exponent 1": ("muse-xml", made.muse(digital(), exponent=1)),
+    "muse, exponent -1": ("muse-xml", made.muse(digital(), exponent=-1)),
+    "muse, millivolts": ("muse-xml", made.muse(digital(), unit="MILLIVOLTS", unit_uV=1000)),
+    "muse, micro volts": ("muse-xml", made.muse(digital(), unit="MICRO VOLTS")),
+    "muse, medians last": ("muse-xml", made.muse(digital(), medians_first=False)),
+    "cardiosoft, mVperLsb": ("cardiosoft-xml", made.cardiosoft(digital(), unit="mVperLsb", unit_uV=1000)),
+    "cardiosoft, nVperLsb": ("cardiosoft-xml", made.cardiosoft(digital(), unit="nVperLsb", unit_uV=0.001)),
+    "cardiosoft, uVperLSB": ("cardiosoft-xml", made.cardiosoft(digital(), unit="uVperLSB")),
+    "cardiosoft, C1 to C6": ("cardiosoft-xml", made.cardiosoft(digital()).replace(b'lead="V', b'lead="C')),
+    "aecg, origin": ("hl7-aecg", made.aecg(digital() - 100, origin_mV=0.5)),
+    "aecg, us": ("hl7-aecg", made.aecg(digital(), unit_s=("us", 1e-6))),
+    "aecg, \N{MICRO SIGN}s": ("hl7-aecg", made.aecg(digital(), unit_s=("\N{MICRO SIGN}s", 1e-6))),
+    "aecg, s": ("hl7-aecg", made.aecg(digital(), unit_s=("s", 1.0))),
+    "aecg, other prefix": ("hl7-aecg", made.aecg(digital()).replace(b"MDC_ECG_LEAD_", b"MINDRAY_ECG_LEAD_")),
+    "aecg, no code": ("hl7-aecg", made.aecg(digital()).replace(b'<code code="RHYTHM"/>', b"")),
+    "aecg, small letters": ("hl7-aecg", made.aecg(digital()).replace(b'"RHYTHM"', b'"rhythm"')),
+    "aecg, a short strip first": ("hl7-aecg", made.aecg(digital()).replace(b"REPRESENTATIVE_BEAT", b"RHYTHM")),
+    "aecg, a set of one lead": (
+        "hl7-aecg",
+        made.aecg(digital()).replace(
+            b"</sequenceSet></component></series></component></AnnotatedECG>",
+            b"</sequenceSet></component><component><sequenceSet><component><sequence><code code='MDC_ECG_LEAD_II'/>"
+            b"<value><scale value='5' unit='uV'/><digits>" + b"1 " * 9_000 + b"</digits></value></sequence></component>"
+            b"</sequenceSet></component></series></component></AnnotatedECG>",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_a_file_states_is_heeded(name: str) -> None:
+    form, data = OTHERWISE[name]
+    got = good(decode("x", data, {}))
+    np.testing.assert_allclose(got.signal_mV, wanted(form), atol=1e-6, rtol=0)
+    assert (got.source_format, got.rate_hz) == (form, 500)
+
+
+def test_a_lead_that_was_off_holds_nothing() -> None:
+    got = good(decode("x", made.muse(digital(), off="V3"), {}))
+    assert np.isnan(got.signal_mV).all(axis=1).tolist() == [lead == "V3" for lead in LEADS]
+
+
+def test_strips_of_muse_are_put_together() -> None:
+    """A strip may be there twice; further leads, here six of the eight, may stand in a strip of their own."""
+    text = file_of("muse-xml").decode("latin-1")
+    found = re.search("(?s)<Waveform><WaveformType>Rhythm.*?</Waveform>", text)
+    assert found
+    twice = good(decode("x", text.replace("</RestingECG>", found[0] + "</RestingECG>").encode("latin-1"), {}))
+    assert "duplicate_lead" in twice.flags
+    limb, leads = found[0].index("<LeadData>"), found[0].split("<LeadData>")
+    chest = found[0][:limb] + "<LeadData>" + "<LeadData>".join(leads[3:])
+    apart = text.replace(found[0], "<LeadData>".join(leads[:3]) + "</Waveform>" + chest)
+    for got in (twice, good(decode("x", apart.encode("latin-1"), {}))):
+        np.testing.assert_allclose(got.signal_mV, wanted("muse-xml"), atol=1e-6, rtol=0)
+
+
+def test_a_checksum_of_muse_may_be_signed() -> None:
+    text = file_of("muse-xml").decode("latin-1")
+    signed = re.sub(r"(?<=CRC32>)\d+", lambda found: str((int(found[0]) ^ 2**31) - 2**31), text)
+    assert "CRC32>-" in signed
+    good(decode("x", signed.encode("latin-1"), {}))
+
+
+@pytest.mark.parametrize("born", ["01-02-1944", "1944-01-02"])
+def test_an_age_follows_from_the_birth(born: str) -> None:
+    age = b"<PatientAge>67</PatientAge><AgeUnits>YEARS</AgeUnits>"
+    assert age in file_of("muse-xml")
+    stated = formats.facts(file_of("muse-xml").replace(age, f"<DateofBirth>{born}</DateofBirth>".encode()))
+    assert stated
+    assert stated.age == 67
+
+
+@pytest.mark.parametrize(
+    "attributes", ['compression="xli"', 'compressmethod="XLI"', 'compressflag="true" compressmethod="XLI"']
+)
+def test_sierra_says_in_several_ways_that_it_is_packed(attributes: str, shared_data: Path) -> None:
+    data = (shared_data / "formats/philips_sierra_xml/ad4d3d80-d165_1-04_orig.xml").read_bytes()
+    text = data.decode("utf-16")
+    assert 'compression="XLI"' in text
+    changed = good(decode("x", text.replace('compression="XLI"', attributes).encode("utf-16"), {}))
+    np.testing.assert_array_equal(changed.signal_mV, good(decode("x", data, {})).signal_mV)
+
+
+def test_sierra_of_ten_wires_that_is_not_packed() -> None:
+    text = file_of("sierra-xml").decode("utf-16")
+    text = re.sub('leadlabels="[^"]*"', 'compressflag="False" compressmethod="XLI"', text)
+    text = text.replace("<bitspersample>", "<acquisitiontype>10-WIRE</acquisitiontype><bitspersample>")
+    got = good(decode("x", text.encode("utf-16"), {}))
+    np.testing.assert_allclose(got.signal_mV, wanted("sierra-xml"), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("code", ["MDC_ECG_TIME_PD_QRS", "MDC_ECG_TIME_PD_QRS_GL"])
+def test_the_qrs_of_an_annotated_ecg(code: str) -> None:
+    note = f'<annotation><code code="{code}"/><value value="152" unit="ms"/></annotation></AnnotatedECG>'
+    stated = formats.facts(file_of("hl7-aecg").replace(b"</AnnotatedECG>", note.encode()))
+    assert stated
+    assert stated.qrs_ms == 152
+
+
+# --- Letters ---------------------------------------------------------------------------------------------------------
+
+_CITY = {"gb2312": "\u5317\u4eac", "GBK": "\u5317\u4eac", "GB18030": "\u5317\u4eac", "Big5": "\u53f0\u5317"}
+_CITY |= {"Shift_JIS": "\u6771\u4eac", "EUC-JP": "\u6771\u4eac", "EUC-KR": "\uc11c\uc6b8"}
+
+
+@pytest.mark.parametrize("codec", _CITY)
+def test_letters_of_east_asia(codec: str) -> None:
+    text = file_of("muse-xml").decode("latin-1").replace("ISO-8859-1", codec).replace("Sankt J\xf6rg", _CITY[codec])
+    data = text.encode(codec)
+    np.testing.assert_array_equal(
+        good(decode("x", data, {})).signal_mV, good(decode("x", file_of("muse-xml"), {})).signal_mV
+    )
+    stated = formats.facts(data)
+    assert stated
+    assert stated.site == _CITY[codec]
+
+
+def _latin(declared: str) -> bytes:
+    return file_of("muse-xml").replace(b'encoding="ISO-8859-1"', declared.encode())
+
+
+SAVED_AGAIN = {
+    "Latin letters, said to be UTF-8": _latin('encoding="UTF-8"'),
+    "Latin letters, nothing said": _latin(""),
+    "Latin letters, said to be of no codec": _latin('encoding="nonsense"'),
+    "Latin letters, said to be no letters": _latin('encoding="zlib"'),
+    "UTF-8, said to be UTF-16": _latin('encoding="UTF-16"').decode("latin-1").encode(),
+    "UTF-16, said to be UTF-8": _latin('encoding="UTF-8"').decode("latin-1").encode("utf-16"),
+    "UTF-16 without a mark": _latin('encoding="UTF-16"').decode("latin-1").encode("utf-16-le"),
+    "UTF-16, begun by a line": ("\n" + _latin('encoding="UTF-8"').decode("latin-1")).encode("utf-16-be"),
+    "a line before it": b"\r\n" + file_of("muse-xml"),
+    "a NUL behind it": file_of("muse-xml") + b"\0",
+}
+
+
+@pytest.mark.parametrize("how", SAVED_AGAIN)
+def test_what_an_editor_does_to_xml_does_not_hide_it(how: str) -> None:
+    assert formats.format_of(SAVED_AGAIN[how]) is muse
+    got = good(decode("x", SAVED_AGAIN[how], {}))
+    np.testing.assert_allclose(got.signal_mV, wanted("muse-xml"), atol=1e-6, rtol=0)
+    stated = formats.facts(SAVED_AGAIN[how])
+    assert stated
+    assert stated.site == "Sankt J\xf6rg"
+
+
+def test_a_second_try_at_the_letters_expands_nothing_either() -> None:
+    bomb = (
+        b'<?xml version="1.0" encoding="GBK"?><!DOCTYPE x [<!ENTITY a "ha">]>' + file_of("muse-xml").partition(b"?>")[2]
+    )
+    for data in (bomb, re.sub(rb"<!DOCTYPE RestingECG[^>]*>", b"", bomb)):
+        got = decode("x", data, {})
+        assert isinstance(got, Rejected)
+        assert got.reason == Reason.BAD_HEADER
+    assert "declares entities" in got.detail
+
+
+# --- Names of leads --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EKG {}", "ECG Lead {}", "ECG_LEAD_{}", "Lead {}", "{}-Ref", "{} (mV)", "{} [\N{MICRO SIGN}V]", "ecg:{}"]
+    + ["MDC_ECG_LEAD_{}", "MDC_ECG_ELEC_POTL_{}", "MINDRAY_ECG_LEAD_{}", "MDC_ECG_{}"],
+)
+def test_a_lead_is_known_by_many_names(name: str) -> None:
+    assert [lead_of(name.format(lead)) for lead in LEADS] == list(LEADS)
+    assert [lead_of(name.format(other)) for other in ("V7", "X", "IV", "")] == [None] * 4
+
+
+def test_chest_leads_may_be_called_as_the_iec_does_but_not_sites_of_an_eeg() -> None:
+    assert [lead_of(f"ECG C{at}") for at in range(1, 7)] == list(LEADS[6:])
+    assert [lead_of(name) for name in ("C3", "C4", "C4-A1", "EEG C3", "ECG C7")] == [None] * 5
+    mV = digital() * STEP_MV
+    named = [
+        Channel(lead.replace("V", "C") if lead[0] == "V" else lead, row, 1.0)
+        for lead, row in zip(LEADS, mV, strict=True)
+    ]
+    leads = assemble(named, 500, source_format="x", unit_source="y")
+    np.testing.assert_allclose(leads.signal_mV, mV, atol=1e-6)
+    beside = [Channel(lead, row, 1.0) for lead, row in zip(LEADS, mV, strict=True)]
+    beside += [Channel(f"C{at}", mV[0], 1.0) for at in range(1, 7)]
+    leads = assemble(beside, 500, source_format="x", unit_source="y")
+    np.testing.assert_allclose(leads.signal_mV, mV, atol=1e-6)
+    assert leads.flags == set()
+
+
+@pytest.mark.parametrize(
+    "unit", ["uV", "\N{MICRO SIGN}V", "\N{GREEK SMALL LETTER MU}V", "microV", "microvolt", "MICRO VOLTS", "uVolt"]
+)
+def test_a_microvolt_has_many_names(unit: str) -> None:
+    assert mV_per_unit(unit) == 1e-3
+    assert [mV_per_unit(of) for of in ("millivolts", "mVolt", "nV", "V", "volt", "mmHg", "uV/bit", "")] == [
+        1,
+        1,
+        1e-6,
+        1e3,
+        1e3,
+        None,
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("differences", [0, 1, 2])
@@ -109,6 +314,17 @@ def test_what_files_state_reaches_the_catalog_and_nobody_is_named(tmp_path: Path
     written = b"".join(path.read_bytes() for path in (tmp_path / "catalog").rglob("*") if path.is_file())
     for secret in (made.PERSON["id"], made.PERSON["name"], "Sentinel"):
         assert secret.encode() not in written
+
+
+def test_another_format_under_a_suffix_is_read_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    under = {".xml": "dicom", ".dcm": "muse-xml", ".scp": "hl7-aecg", ".edf": "scp-ecg"}
+    for suffix, form in under.items():
+        (tmp_path / "archive" / f"a{suffix}").write_bytes(file_of(form))
+    build_catalog(str(tmp_path / "archive"), str(tmp_path / "catalog"), deidentified=True)
+    assert {row["record_id"][1:]: row["format"] for row in rows_of(tmp_path)} == under
+    for suffix, form in under.items():
+        assert good(ArchiveReader(str(tmp_path / "archive")).read(f"a{suffix}", "x")).source_format == form
 
 
 def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -> None:
@@ -290,6 +506,70 @@ def test_a_pulse_before_the_ecg_is_taken_off_too() -> None:
     got = leads_of(np.concatenate([np.tile(pulse, (12, 1)), mV], axis=1))
     assert got.flags == ("calibration_removed",)
     assert got.signal_mV.shape == mV.shape
+
+
+# Steps of 5 uV at 500 Hz.
+_FOOT, _TOP = np.zeros(60), np.full(100, 200.0)
+PULSES = {
+    "short": np.r_[np.zeros(50), np.full(50, 200.0), np.zeros(50)],
+    "nothing before it": np.r_[_TOP, np.zeros(20)],
+    "ends high": np.r_[_FOOT, _TOP],
+    "edges of 30 ms": np.r_[_FOOT, np.linspace(0, 200, 15), _TOP, np.linspace(200, 0, 15), _FOOT],
+    "through a high pass": np.r_[_FOOT, 200 * np.exp(-np.arange(100) / 800), -22 * np.exp(-np.arange(100) / 800)],
+    "twice": np.tile(np.r_[_FOOT, _TOP, _FOOT], 2),
+    "zeros behind it": np.r_[_FOOT, _TOP, np.zeros(560)],
+    "downwards": np.r_[_FOOT, -_TOP, _FOOT],
+}
+
+
+@pytest.mark.parametrize("noise_steps", [0, 2])
+@pytest.mark.parametrize("own_level", [False, True])
+@pytest.mark.parametrize("kind", PULSES)
+def test_a_pulse_is_known_by_its_plateaus(kind: str, own_level: bool, noise_steps: int) -> None:
+    pulse = np.tile(PULSES[kind], (12, 1))
+    if noise_steps:
+        pulse = pulse + np.random.default_rng(len(kind)).integers(-noise_steps, noise_steps, pulse.shape, endpoint=True)
+    if own_level:
+        pulse = pulse + np.linspace(-80, 80, 12)[:, None]
+    mV = digital() * STEP_MV
+    for ecg, begins in ((np.c_[mV, pulse * STEP_MV], False), (np.c_[pulse[:, ::-1] * STEP_MV, mV], True)):
+        got = leads_of(ecg)
+        assert "calibration_removed" in got.flags
+        left = got.signal_mV.shape[1]
+        assert mV.shape[1] - 20 <= left <= mV.shape[1] + 1, "of the ECG at most what lies within the plateau's noise"
+        most = slice(-4000, None) if begins else slice(4000)
+        np.testing.assert_allclose(got.signal_mV[:, most], mV[:, most], atol=1e-6)
+
+
+def test_what_is_no_pulse_stays() -> None:
+    mV = digital() * STEP_MV + np.linspace(-0.2, 0.2, 12)[:, None]
+    foot, top = np.zeros(60), np.ones(100)
+    none = {
+        "half a millivolt": np.tile(np.r_[foot, 0.5 * top, foot], (12, 1)),
+        "two millivolts": np.tile(np.r_[foot, 2 * top, foot], (12, 1)),
+        "a ramp": np.tile(np.linspace(0, 1, 300), (12, 1)),
+        "a spike": np.tile(np.r_[foot, np.ones(4), foot], (12, 1)),
+        "not in V6": np.r_[np.tile(np.r_[foot, top, foot], (11, 1)), np.zeros((1, 220))],
+        "not in II": np.tile(np.r_[foot, top, foot], (12, 1)) * (np.arange(12) != 1)[:, None],
+    }
+    noise = np.random.default_rng(1).normal(0, 0.005, (12, 400))
+    for name, end in none.items():
+        ecg = np.c_[mV, end + noise[:, : end.shape[1]]]
+        got = leads_of(ecg)
+        assert (got.flags, got.signal_mV.shape) == ((), ecg.shape), name
+
+
+@pytest.mark.parametrize("form", made.WRITERS)
+def test_all_formats_lose_what_is_added_at_their_ends(form: str) -> None:
+    write = made.WRITERS[form][1]
+    pulse = np.zeros(500, np.int64)  # whole seconds, for EDF
+    pulse[200:300] = 200
+    ecg = digital() + np.arange(1, 13)[:, None]
+    for added, flag in ((np.zeros(1500, np.int64), "padding_removed"), (pulse, "calibration_removed")):
+        got = good(decode("x", write(np.c_[ecg, np.tile(added, (12, 1))]), {}))
+        assert flag in got.flags
+        assert got.signal_mV.shape == ecg.shape
+        np.testing.assert_allclose(got.signal_mV[[0, 1, 6]], ecg[[0, 1, 6]] * STEP_MV, atol=1e-6)
 
 
 # --- Whatever bytes come ---------------------------------------------------------------------------------------------

@@ -116,6 +116,17 @@ def by_words(data: bytes) -> dict[str, np.ndarray]:
     return found
 
 
+def by_sierraecg(data: bytes) -> dict[str, np.ndarray]:
+    """Sierra XML: steps of 5 uV; what follows the strip is the calibration pulse."""
+    import io
+
+    import sierraecg
+
+    samples = {"1.03": 5264, "1.04": 5300}
+    file = sierraecg.read_file(io.BytesIO(data))
+    return {lead.label: np.array(lead.samples)[: samples[file.doc_ver]] * 0.005 for lead in file.leads}
+
+
 @pytest.mark.parametrize(
     ("name", "form", "rate_hz", "samples", "second", "tolerance_mV"),
     [
@@ -125,6 +136,8 @@ def by_words(data: bytes) -> dict[str, np.ndarray]:
         ("dicom/waveform_ecg.dcm", "dicom", 1000, 10000, by_pydicom, 1e-6),
         ("edf/0000050.ECG.edf", "edf", 800, 37855, by_edfio, 5e-5),
         ("scp/demo.scp", "scp-ecg", 1000, 10000, by_words, 1e-6),
+        ("philips_sierra_xml/129DYPRG.XML", "sierra-xml", 500, 5264, by_sierraecg, 1e-6),
+        ("philips_sierra_xml/ad4d3d80-d165_1-04_orig.xml", "sierra-xml", 500, 5300, by_sierraecg, 1e-6),
     ],
 )
 def test_samples_are_those_of_a_second_implementation(
@@ -149,7 +162,7 @@ def test_samples_are_those_of_a_second_implementation(
         ("scp/Example.scp", "scp-ecg", 5000, 0.0025, "cc80d4e29602e677"),
     ],
 )
-def test_limb_leads_agree_in_what_no_second_implementation_reads(
+def test_limb_leads_agree_and_samples_stay_as_they_were(
     folder: Path, name: str, form: str, samples: int, step_mV: float, sha256: str
 ) -> None:
     got, _ = read(folder, name)
@@ -177,6 +190,7 @@ def test_calibration_pulses_are_taken_off_and_told(folder: Path) -> None:
         ("dicom/waveform_ecg.dcm", {"rate_hz": 1000.0, "duration_s": 10.0, "qrs_ms": 75.0}),
         ("scp/Example.scp", {"rate_hz": 500.0, "qrs_ms": 120.0, "device": "ELI250", "sex": "male", "age": 49.0}),
         ("hl7_aecg/hl7aecg_example.xml", {"rate_hz": 100.0, "qrs_ms": 88.0, "paced": False, "device": "BeneHeart R12"}),
+        ("philips_sierra_xml/129DYPRG.XML", {"qrs_ms": 135.0, "sex": "male"}),
         ("scp/demo.scp", {"acquired_at": datetime(2004, 6, 24, 16, 52, 16)}),
     ],
 )
