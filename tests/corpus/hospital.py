@@ -7,11 +7,12 @@ import gzip
 import io
 import re
 import struct
+import zlib
 from functools import cache
 
 import numpy as np
 
-from screening.contract import LEADS, Reason
+from screening.contract import LEADS, MAX_RECORD_BYTES, Reason
 from tests import hospital_files as made
 from tests.corpus.case import Case
 from tests.wfdb_files import ecg
@@ -362,6 +363,11 @@ def _of_edf() -> list[Case]:
     ]
 
 
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
 def _of_dicom() -> list[Case]:
     import pydicom
 
@@ -405,7 +411,17 @@ def _of_dicom() -> list[Case]:
     def curves(dataset: pydicom.Dataset, _: object) -> None:
         del dataset.WaveformSequence
 
+    bomb = pydicom.dcmread(io.BytesIO(made.dicom(digital(), syntax="DeflatedExplicitVRLittleEndian")))
+    bomb.add_new("PixelData", "OW", bytes(MAX_RECORD_BYTES))
+    deflated = io.BytesIO()
+    bomb.save_as(deflated)
+    once = made.dicom(digital(), syntax="DeflatedExplicitVRLittleEndian")
+    within = once.index(b"1.2.840.10008.1.2.1.99") + 22
+    twice = once[:within] + _deflated(b"\2\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99" + _deflated(good[132:]))
+
     return [
+        _case("dicom_bomb", form, deflated.getvalue(), Reason.TOO_LARGE, "inflates to more than 67108864 bytes"),
+        _case("dicom_twice", form, twice, Reason.UNDECODABLE, "deflated twice"),
         _case("dicom_cut", form, good[:-60_000], Reason.TRUNCATED, "60000 bytes of the 120000"),
         _case("dicom_no_unit", form, edited(no_unit), Reason.MISSING_UNITS, "lead aVR has no sensitivity, or its unit"),
         _case("dicom_no_scale", form, edited(no_sensitivity), Reason.MISSING_UNITS, "lead aVR has no sensitivity"),

@@ -10,7 +10,9 @@ import io
 import logging
 import math
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,7 +24,7 @@ from screening.archive.container import Refused
 from screening.archive.formats.missing import Missing
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
 from screening.archive.metadata import SEXES, Facts, as_id, parse_age
-from screening.contract import LEADS, MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
+from screening.contract import LEADS, MAX_RECORD_BYTES, MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
 
 NAME = "dicom"
 # SCP-ECG's numbers of leads, as DICOM quotes them (PS3.16, CID 3001): 5.6.3-9-N.
@@ -33,13 +35,17 @@ _MDC_NUMBERS = {
     f"2:{number}": lead for number, lead in zip((1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), LEADS, strict=True)
 }
 _TYPES = {
-    ("SS", 16): "<i2",
-    ("US", 16): "<u2",
-    ("SB", 8): "<i1",
-    ("UB", 8): "<u1",
-    ("SL", 32): "<i4",
-    ("UL", 32): "<u4",
+    ("SS", 16): "i2",
+    ("US", 16): "u2",
+    ("SB", 8): "i1",
+    ("UB", 8): "u1",
+    ("SL", 32): "i4",
+    ("UL", 32): "u4",
 }
+_EXPLICIT, _DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
+"""Transfer syntaxes (PS3.5, annex A)."""
+_LONG = (b"OB", b"OW", b"UN", b"SQ", b"UT")
+"""Value representations whose length takes four bytes, of those that file meta information may hold."""
 _WORDS = re.compile(r"\((.*)\)")
 _AGE = re.compile(r"(\d{3})([DWMY])")
 _AGE_UNITS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
@@ -57,26 +63,34 @@ def looks_like(head: bytes) -> bool:
 
 def read(data: bytes) -> Leads:
     """Return the leads of the rhythm group."""
-    with _quietly():
-        group = _rhythm(_dataset(data))
-        return trim_ends(_leads_of(group))
+    with _in_words():
+        dataset = _dataset(data)
+        return trim_ends(_leads_of(_rhythm(dataset), "<" if dataset.original_encoding[1] else ">"))
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep in what pydicom says of values, which may be a patient's; Refused where it cannot read them."""
-    log = logging.getLogger("pydicom")
-    before, log.disabled = log.disabled, True
+def _in_words() -> Iterator[None]:
+    """Turn whatever pydicom raises into Refused; it may quote values, and so a patient's."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (Refused, ImportError, MemoryError):
         raise
     except Exception:  # elements are converted when they are asked for, and pydicom raises what it meets
         raise Refused(Reason.UNDECODABLE, "the DICOM elements cannot be read, or are cut off") from None
-    finally:
-        log.disabled = before
+
+
+def _say_nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+_IGNORED = ("ignore", None, Warning, re.compile(r"pydicom\b"), 0)
+
+
+def _keep_silent() -> None:
+    """Keep in for good what pydicom logs and warns of values: what is undone while other threads read would let it out."""
+    logging.getLogger("pydicom").addFilter(_say_nothing)
+    if _IGNORED not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_IGNORED[3].pattern)
 
 
 def _dataset(data: bytes) -> Any:
@@ -84,7 +98,24 @@ def _dataset(data: bytes) -> Any:
         import pydicom
     except ImportError:
         raise Missing("pydicom") from None
-    return pydicom.dcmread(io.BytesIO(data), force=True)
+    _keep_silent()
+    return pydicom.dcmread(io.BytesIO(_inflated(data) if _DEFLATED in data else data), force=True)
+
+
+def _inflated(data: bytes) -> bytes:
+    """Return a deflated object as one of explicit VR little endian: pydicom would inflate it whatever its size."""
+    start = at = 132 if data[128:132] == b"DICM" else 0
+    while data[at : at + 2] == b"\2\0":
+        head, form = (12, "<I") if data[at + 4 : at + 6] in _LONG else (8, "<H")
+        at += head + int(struct.unpack_from(form, data, at + head - struct.calcsize(form))[0])
+    meta = data[start:at].replace(_DEFLATED, _EXPLICIT.ljust(len(_DEFLATED), b"\0"))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    rest = inflater.decompress(memoryview(data)[at:], MAX_RECORD_BYTES + 1)
+    if len(rest) > MAX_RECORD_BYTES:
+        raise Refused(Reason.TOO_LARGE, f"the record inflates to more than {MAX_RECORD_BYTES} bytes")
+    if _DEFLATED in rest:  # pydicom could find it there, and inflate once more
+        raise Refused(Reason.UNDECODABLE, "the DICOM elements are deflated twice")
+    return data[:start] + meta + rest
 
 
 def _rhythm(dataset: Any) -> Any:
@@ -136,7 +167,7 @@ def _lead(channel: Any) -> str | None:
     return next((lead for text in stated if (lead := lead_of(_WORDS.sub("", text)))), None)
 
 
-def _leads_of(group: Any) -> Leads:
+def _leads_of(group: Any, order: str) -> Leads:
     channels = group.get("ChannelDefinitionSequence") or ()
     count, samples = int(group.get("NumberOfWaveformChannels") or 0), int(group.get("NumberOfWaveformSamples") or 0)
     if count != len(channels) or not 0 < count <= MAX_SIGNALS:
@@ -149,13 +180,17 @@ def _leads_of(group: Any) -> Leads:
     kind = (str(group.get("WaveformSampleInterpretation")), int(group.get("WaveformBitsAllocated") or 0))
     if kind not in _TYPES:
         raise Refused(Reason.UNKNOWN_FORMAT, f"samples of {kind[1]} bits in this interpretation are not known")
-    dtype = np.dtype(_TYPES[kind])
+    dtype = np.dtype(order + _TYPES[kind])
     raw = bytes(group.get("WaveformData") or b"")
     if len(raw) < count * samples * dtype.itemsize:
         raise Refused(Reason.TRUNCATED, f"{len(raw)} bytes of the {count * samples * dtype.itemsize} claimed are there")
     stored = np.frombuffer(raw, dtype, count * samples).reshape(samples, count)
     padding = group.get("WaveformPaddingValue")
-    missing = int.from_bytes(padding, "little", signed=kind[0][0] == "S") if isinstance(padding, bytes) else padding
+    missing = (
+        int.from_bytes(padding, "little" if order == "<" else "big", signed=kind[0][0] == "S")
+        if isinstance(padding, bytes)
+        else padding
+    )
     used = [
         _channel(channel, lead, stored[:, at], missing)
         for at, channel in enumerate(channels)
@@ -182,7 +217,7 @@ def _channel(channel: Any, lead: str, stored: np.ndarray, missing: int | None) -
 
 def facts(data: bytes) -> Facts:
     """Return what the object states; its sentences are read for conduction, as are the QRS duration and pacing."""
-    with _quietly():
+    with _in_words():
         dataset = _dataset(data)
         group = _rhythm(dataset)
         notes = list(dataset.get("WaveformAnnotationSequence") or ())
