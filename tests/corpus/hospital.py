@@ -468,6 +468,16 @@ def _of_tables() -> list[Case]:
             "neither a header nor ecg.yaml names",
             ecg_yaml=made.sidecar(),
         ),
+        _case(
+            "csv_other_unit",
+            "csv",
+            good.replace(b",V2", b",V2 (mV)", 1),
+            Reason.MISSING_UNITS,
+            "another unit of lead V2",
+            ecg_yaml=made.sidecar(),
+        ),
+        _case("csv_comments", "csv", b"# nothing\n# else\n", Reason.TOO_SHORT, "no samples", ecg_yaml=plain),
+        _case("npy_empty", "npy", made.npy(digital()[:, :0]), Reason.TOO_SHORT, "no samples", ecg_yaml=plain),
         _case("npy_alone", "npy", numbers, Reason.MISSING_UNITS, "ecg.yaml"),
         _case("npy_pickle", "npy", pickled.getvalue(), Reason.UNKNOWN_FORMAT, "no plain numbers", ecg_yaml=plain),
         _case("npy_cut", "npy", numbers[:-20], Reason.TRUNCATED, "119980 of the 120000 bytes", ecg_yaml=plain),
@@ -504,6 +514,20 @@ def _of_gzip() -> list[Case]:
             "cannot be unpacked",
         ),
         Case("gzip_bomb", {"gzip_bomb/r.xml.gz": bomb}, "gzip_bomb/r.xml.gz", Reason.TOO_LARGE, "more than"),
+        Case(
+            "gzip_table_bomb",
+            {"gzip_table_bomb/r.csv.gz": bomb, "gzip_table_bomb/ecg.yaml": made.sidecar()},
+            "gzip_table_bomb/r.csv.gz",
+            Reason.TOO_LARGE,
+            "more than",
+        ),
+        Case(
+            "gzip_table_bits",
+            {"gzip_table_bits/r.csv.gz": packed[:10] + zeros + packed[30:], "gzip_table_bits/ecg.yaml": made.sidecar()},
+            "gzip_table_bits/r.csv.gz",
+            Reason.UNDECODABLE,
+            "cannot be unpacked",
+        ),
     ]
 
 
