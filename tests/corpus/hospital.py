@@ -388,6 +388,10 @@ def _of_dicom() -> list[Case]:
 
     def derived(_: object, group: pydicom.Dataset) -> None:
         group.WaveformOriginality = "DERIVED"
+        group.NumberOfWaveformSamples, group.WaveformData = 600, group.WaveformData[: 600 * 24]
+
+    def empty(_: object, group: pydicom.Dataset) -> None:
+        group.NumberOfWaveformSamples, group.WaveformData = 0, b""
 
     def eleven(_: object, group: pydicom.Dataset) -> None:
         group.NumberOfWaveformChannels = 11
@@ -426,6 +430,7 @@ def _of_dicom() -> list[Case]:
         _case("dicom_no_unit", form, edited(no_unit), Reason.MISSING_UNITS, "lead aVR has no sensitivity, or its unit"),
         _case("dicom_no_scale", form, edited(no_sensitivity), Reason.MISSING_UNITS, "lead aVR has no sensitivity"),
         _case("dicom_derived", form, edited(derived), Reason.TOO_SHORT, "derived beats only"),
+        _case("dicom_empty", form, edited(empty), Reason.TOO_SHORT, "no samples"),
         _case("dicom_eleven", form, edited(eleven), Reason.BAD_HEADER, "12 channels are described, and 11 claimed"),
         _case("dicom_fewer", form, edited(more), Reason.TRUNCATED, "120000 bytes of the 120024"),
         _case("dicom_huge", form, edited(huge), Reason.TOO_LARGE, "limit"),
