@@ -235,17 +235,19 @@ def dicom(
     return stream.getvalue() if preamble else stream.getvalue()[132:]
 
 
-def edf(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> bytes:
-    """Return an EDF+, by edfio, with a signal that is no lead."""
+def edf(
+    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, zero_at: int = 0, is_annotated: bool = False
+) -> bytes:
+    """Return an EDF+, by edfio, with a signal that is no lead; ``zero_at`` is stored where the ECG is at 0 mV."""
     import datetime
 
     import edfio
 
     limits = (-32768, 32767)
-    physical = (-32768 * step_uV, 32767 * step_uV)
+    physical = ((-32768 - zero_at) * step_uV, (32767 - zero_at) * step_uV)
     signals = [
         edfio.EdfSignal.from_digital(
-            row.astype(np.int16),
+            (row + zero_at).astype(np.int16),
             rate,
             label=f"ECG {lead}",
             physical_dimension="uV",
@@ -261,6 +263,7 @@ def edf(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> b
         recording=edfio.Recording(startdate=datetime.date(2011, 2, 3)),
         starttime=datetime.time(8, 9, 10),
         data_record_duration=1,
+        annotations=[edfio.EdfAnnotation(2.5, None, "a note")] if is_annotated else None,
     )
     stream = io.BytesIO()
     made.write(stream)

@@ -348,6 +348,8 @@ def _of_edf() -> list[Case]:
         return good[:at] + new.ljust(widths[field]) + good[at + widths[field] :]
 
     widths = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
+    annotated = made.edf(digital(), is_annotated=True)
+    gap = annotated.replace(b"EDF+C", b"EDF+D", 1).replace(b"+5\x14\x14", b"+9\x14\x14", 1)
     return [
         _case("edf_cut", form, good[:-4_000], Reason.TRUNCATED, "samples claimed"),
         _case("edf_no_unit", form, cell(2, widths, 4, b""), Reason.MISSING_UNITS, "unit of lead aVL"),
@@ -359,7 +361,10 @@ def _of_edf() -> list[Case]:
         _case("edf_huge", form, good[:236] + b"99999999" + good[244:], Reason.TOO_LARGE, "limit"),
         _case("edf_no_time", form, good[:244] + b"0       " + good[252:], Reason.MISSING_RATE, "no length in time"),
         _case("edf_letters", form, good[:236] + b"many    " + good[244:], Reason.BAD_HEADER, "no number"),
-        _case("edf_interrupted", form, good[:192] + b"EDF+D" + good[197:], Reason.MISSING_SAMPLES, "interrupted"),
+        _case("edf_interrupted", form, gap, Reason.MISSING_SAMPLES, "interrupted"),
+        _case("edf_unsaid", form, good[:192] + b"EDF+D" + good[197:], Reason.MISSING_SAMPLES, "when records begin"),
+        _case("edf_empty", form, good[:236] + b"0       " + good[244:], Reason.TOO_SHORT, "no samples"),
+        _case("edf_picture", form, b"\x89PNG\r\n\x1a\n" + bytes(99), Reason.UNKNOWN_FORMAT, "a PNG file"),
     ]
 
 
