@@ -170,11 +170,44 @@ def sierra(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, p
     return text.encode("utf-16")
 
 
-def dicom(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, preamble: bool = True) -> bytes:
-    """Return a DICOM 12-lead waveform, by pydicom: a derived median group first, then the rhythm."""
+SCP_NUMBERS = dict(zip(LEADS, (1, 2, 61, 62, 63, 64, 3, 4, 5, 6, 7, 8), strict=True))
+"""Lead -> its number in SCP-ECG and IEEE 11073."""
+
+
+def dicom(
+    digital: np.ndarray,
+    *,
+    rate: int = RATE,
+    step_uV: float = STEP_UV,
+    preamble: bool = True,
+    syntax: str = "ExplicitVRLittleEndian",
+    correction: float = 2.0,
+    zero_at: int = 0,
+    is_unsigned: bool = False,
+    padding: int | None = None,
+    lead_code: str = "MDC_ECG_LEAD_{lead}",
+    lead_meaning: str = "Lead {lead}",
+) -> bytes:
+    """Return a DICOM 12-lead waveform, by pydicom: a derived median group first, then the rhythm.
+
+    Parameters
+    ----------
+    correction
+        Part of the scale that stands in the correction factor.
+    zero_at
+        What is stored where the ECG is at 0 mV.
+    padding
+        Stands for a sample that is missing, in its place in ``digital``.
+    lead_code, lead_meaning
+        With {lead} and {number} in them.
+    """
+    import pydicom.uid
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.sequence import Sequence
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import generate_uid
+
+    order = ">" if syntax == "ExplicitVRBigEndian" else "<"
+    stored_as = np.dtype(f"{order}{'u' if is_unsigned else 'i'}2")
 
     def code(value: str, scheme: str, meaning: str) -> Any:
         item = Dataset()
@@ -187,15 +220,19 @@ def dicom(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, pr
         item.MultiplexGroupLabel = "RHYTHM" if original else "MEDIAN BEAT"
         item.NumberOfWaveformChannels, item.NumberOfWaveformSamples = samples.shape
         item.SamplingFrequency = str(rate)
-        item.WaveformBitsAllocated, item.WaveformSampleInterpretation = 16, "SS"
-        item.WaveformData = np.ascontiguousarray(samples.T).astype("<i2").tobytes()
+        item.WaveformBitsAllocated, item.WaveformSampleInterpretation = 16, "US" if is_unsigned else "SS"
+        item.WaveformData = np.ascontiguousarray(samples.T + zero_at).astype(stored_as).tobytes()
+        if padding is not None:
+            item.add_new("WaveformPaddingValue", "OW", np.array(padding + zero_at).astype(stored_as).tobytes())
         channels = []
         for lead in LEADS:
+            names = {"lead": lead, "number": SCP_NUMBERS[lead]}
             channel = Dataset()
-            channel.ChannelSourceSequence = code(f"MDC_ECG_LEAD_{lead}", "MDC", f"Lead {lead}")
-            channel.ChannelSensitivity = f"{step_uV:g}"
+            channel.ChannelSourceSequence = code(lead_code.format(**names), "MDC", lead_meaning.format(**names))
+            channel.ChannelSensitivity = f"{step_uV / correction:g}"
             channel.ChannelSensitivityUnitsSequence = code("uV", "UCUM", "microvolt")
-            channel.ChannelSensitivityCorrectionFactor, channel.ChannelBaseline = "1", "0"
+            channel.ChannelSensitivityCorrectionFactor = f"{correction:g}"
+            channel.ChannelBaseline = f"{-zero_at * step_uV:g}"
             channel.ChannelSampleSkew, channel.WaveformBitsStored = "0", 16
             channels.append(channel)
         item.ChannelDefinitionSequence = Sequence(channels)
@@ -210,11 +247,11 @@ def dicom(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, pr
     note = Dataset()
     note.UnformattedTextValue = "Left bundle branch block"
     qrs = Dataset()
-    qrs.ConceptNameCodeSequence = code("5.10.2.5-5", "SCPECG", "QRS Duration")
+    qrs.ConceptNameCodeSequence = code("5.13.5-9", "SCPECG", "QRS Duration")
     qrs.MeasurementUnitsCodeSequence, qrs.NumericValue = code("ms", "UCUM", "millisecond"), "152"
     made.WaveformAnnotationSequence = Sequence([note, qrs])
     made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
     made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = (
         made.SOPClassUID,
         made.SOPInstanceUID,
@@ -225,17 +262,19 @@ def dicom(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, pr
     return stream.getvalue() if preamble else stream.getvalue()[132:]
 
 
-def edf(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> bytes:
-    """Return an EDF+, by edfio, with a signal that is no lead."""
+def edf(
+    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, zero_at: int = 0, is_annotated: bool = False
+) -> bytes:
+    """Return an EDF+, by edfio, with a signal that is no lead; ``zero_at`` is stored where the ECG is at 0 mV."""
     import datetime
 
     import edfio
 
     limits = (-32768, 32767)
-    physical = (-32768 * step_uV, 32767 * step_uV)
+    physical = ((-32768 - zero_at) * step_uV, (32767 - zero_at) * step_uV)
     signals = [
         edfio.EdfSignal.from_digital(
-            row.astype(np.int16),
+            (row + zero_at).astype(np.int16),
             rate,
             label=f"ECG {lead}",
             physical_dimension="uV",
@@ -251,6 +290,7 @@ def edf(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV) -> b
         recording=edfio.Recording(startdate=datetime.date(2011, 2, 3)),
         starttime=datetime.time(8, 9, 10),
         data_record_duration=1,
+        annotations=[edfio.EdfAnnotation(2.5, None, "a note")] if is_annotated else None,
     )
     stream = io.BytesIO()
     made.write(stream)

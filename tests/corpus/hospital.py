@@ -7,11 +7,12 @@ import gzip
 import io
 import re
 import struct
+import zlib
 from functools import cache
 
 import numpy as np
 
-from screening.contract import LEADS, Reason
+from screening.contract import LEADS, MAX_RECORD_BYTES, Reason
 from tests import hospital_files as made
 from tests.corpus.case import Case
 from tests.wfdb_files import ecg
@@ -374,6 +375,8 @@ def _of_edf() -> list[Case]:
         return good[:at] + new.ljust(widths[field]) + good[at + widths[field] :]
 
     widths = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
+    annotated = made.edf(digital(), is_annotated=True)
+    gap = annotated.replace(b"EDF+C", b"EDF+D", 1).replace(b"+5\x14\x14", b"+9\x14\x14", 1)
     return [
         _case("edf_cut", form, good[:-4_000], Reason.TRUNCATED, "samples claimed"),
         _case("edf_no_unit", form, cell(2, widths, 4, b""), Reason.MISSING_UNITS, "unit of lead aVL"),
@@ -385,8 +388,16 @@ def _of_edf() -> list[Case]:
         _case("edf_huge", form, good[:236] + b"99999999" + good[244:], Reason.TOO_LARGE, "limit"),
         _case("edf_no_time", form, good[:244] + b"0       " + good[252:], Reason.MISSING_RATE, "no length in time"),
         _case("edf_letters", form, good[:236] + b"many    " + good[244:], Reason.BAD_HEADER, "no number"),
-        _case("edf_interrupted", form, good[:192] + b"EDF+D" + good[197:], Reason.MISSING_SAMPLES, "interrupted"),
+        _case("edf_interrupted", form, gap, Reason.MISSING_SAMPLES, "interrupted"),
+        _case("edf_unsaid", form, good[:192] + b"EDF+D" + good[197:], Reason.MISSING_SAMPLES, "when records begin"),
+        _case("edf_empty", form, good[:236] + b"0       " + good[244:], Reason.TOO_SHORT, "no samples"),
+        _case("edf_picture", form, b"\x89PNG\r\n\x1a\n" + bytes(99), Reason.UNKNOWN_FORMAT, "a PNG file"),
     ]
+
+
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
 
 
 def _of_dicom() -> list[Case]:
@@ -409,6 +420,10 @@ def _of_dicom() -> list[Case]:
 
     def derived(_: object, group: pydicom.Dataset) -> None:
         group.WaveformOriginality = "DERIVED"
+        group.NumberOfWaveformSamples, group.WaveformData = 600, group.WaveformData[: 600 * 24]
+
+    def empty(_: object, group: pydicom.Dataset) -> None:
+        group.NumberOfWaveformSamples, group.WaveformData = 0, b""
 
     def eleven(_: object, group: pydicom.Dataset) -> None:
         group.NumberOfWaveformChannels = 11
@@ -432,11 +447,22 @@ def _of_dicom() -> list[Case]:
     def curves(dataset: pydicom.Dataset, _: object) -> None:
         del dataset.WaveformSequence
 
+    bomb = pydicom.dcmread(io.BytesIO(made.dicom(digital(), syntax="DeflatedExplicitVRLittleEndian")))
+    bomb.add_new("PixelData", "OW", bytes(MAX_RECORD_BYTES))
+    deflated = io.BytesIO()
+    bomb.save_as(deflated)
+    once = made.dicom(digital(), syntax="DeflatedExplicitVRLittleEndian")
+    within = once.index(b"1.2.840.10008.1.2.1.99") + 22
+    twice = once[:within] + _deflated(b"\2\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99" + _deflated(good[132:]))
+
     return [
+        _case("dicom_bomb", form, deflated.getvalue(), Reason.TOO_LARGE, "inflates to more than 67108864 bytes"),
+        _case("dicom_twice", form, twice, Reason.UNDECODABLE, "deflated twice"),
         _case("dicom_cut", form, good[:-60_000], Reason.TRUNCATED, "60000 bytes of the 120000"),
         _case("dicom_no_unit", form, edited(no_unit), Reason.MISSING_UNITS, "lead aVR has no sensitivity, or its unit"),
         _case("dicom_no_scale", form, edited(no_sensitivity), Reason.MISSING_UNITS, "lead aVR has no sensitivity"),
         _case("dicom_derived", form, edited(derived), Reason.TOO_SHORT, "derived beats only"),
+        _case("dicom_empty", form, edited(empty), Reason.TOO_SHORT, "no samples"),
         _case("dicom_eleven", form, edited(eleven), Reason.BAD_HEADER, "12 channels are described, and 11 claimed"),
         _case("dicom_fewer", form, edited(more), Reason.TRUNCATED, "120000 bytes of the 120024"),
         _case("dicom_huge", form, edited(huge), Reason.TOO_LARGE, "limit"),
@@ -479,6 +505,16 @@ def _of_tables() -> list[Case]:
             "neither a header nor ecg.yaml names",
             ecg_yaml=made.sidecar(),
         ),
+        _case(
+            "csv_other_unit",
+            "csv",
+            good.replace(b",V2", b",V2 (mV)", 1),
+            Reason.MISSING_UNITS,
+            "another unit of lead V2",
+            ecg_yaml=made.sidecar(),
+        ),
+        _case("csv_comments", "csv", b"# nothing\n# else\n", Reason.TOO_SHORT, "no samples", ecg_yaml=plain),
+        _case("npy_empty", "npy", made.npy(digital()[:, :0]), Reason.TOO_SHORT, "no samples", ecg_yaml=plain),
         _case("npy_alone", "npy", numbers, Reason.MISSING_UNITS, "ecg.yaml"),
         _case("npy_pickle", "npy", pickled.getvalue(), Reason.UNKNOWN_FORMAT, "no plain numbers", ecg_yaml=plain),
         _case("npy_cut", "npy", numbers[:-20], Reason.TRUNCATED, "119980 of the 120000 bytes", ecg_yaml=plain),
@@ -515,6 +551,20 @@ def _of_gzip() -> list[Case]:
             "cannot be unpacked",
         ),
         Case("gzip_bomb", {"gzip_bomb/r.xml.gz": bomb}, "gzip_bomb/r.xml.gz", Reason.TOO_LARGE, "more than"),
+        Case(
+            "gzip_table_bomb",
+            {"gzip_table_bomb/r.csv.gz": bomb, "gzip_table_bomb/ecg.yaml": made.sidecar()},
+            "gzip_table_bomb/r.csv.gz",
+            Reason.TOO_LARGE,
+            "more than",
+        ),
+        Case(
+            "gzip_table_bits",
+            {"gzip_table_bits/r.csv.gz": packed[:10] + zeros + packed[30:], "gzip_table_bits/ecg.yaml": made.sidecar()},
+            "gzip_table_bits/r.csv.gz",
+            Reason.UNDECODABLE,
+            "cannot be unpacked",
+        ),
     ]
 
 

@@ -27,10 +27,12 @@ _WIDTHS = (
     ("digital_low", 8),
     ("digital_high", 8),
 )
+_ANNOTATIONS = "EDF Annotations"
 _REST = (("filters", 80), ("samples", 8), ("reserved", 32))
 
 
 class _Signal(NamedTuple):
+    name: str
     lead: str | None
     unit: str
     low: str
@@ -77,7 +79,7 @@ def _header(data: bytes) -> _Header:
     if min(samples) < 0 or max(samples) > MAX_SAMPLES or records < -1 or records * sum(samples) > MAX_SAMPLES:
         raise Refused(Reason.TOO_LARGE, f"the record claims more samples than the limit, {MAX_SAMPLES}")
     signals = [
-        _Signal(lead_of(label), unit, low, high, digital_low, digital_high, of)
+        _Signal(label, lead_of(label), unit, low, high, digital_low, digital_high, of)
         for label, unit, low, high, digital_low, digital_high, of in zip(
             *(fields[name] for name in ("label", "unit", "low", "high", "digital_low", "digital_high")),
             samples,
@@ -93,8 +95,6 @@ def _header(data: bytes) -> _Header:
 def read(data: bytes) -> Leads:
     """Return the leads, from every signal that bears the name of one."""
     header = _header(data)
-    if data[192:236].startswith(b"EDF+D"):
-        raise Refused(Reason.MISSING_SAMPLES, "the recording is interrupted (EDF+D)")
     used = [signal for signal in header.signals if signal.lead is not None]
     if len({signal.samples for signal in used}) > 1:
         rates = sorted({signal.samples / header.record_s for signal in used})
@@ -104,6 +104,10 @@ def read(data: bytes) -> Leads:
     if held < header.records * width:
         raise Refused(Reason.TRUNCATED, f"{held} of the {header.records * width} samples claimed are there")
     stored = np.frombuffer(data, "<i2", header.records * width, header.bytes).reshape(header.records, width)
+    if data[192:236].startswith(b"EDF+D") and not _is_contiguous(header, stored):
+        raise Refused(
+            Reason.MISSING_SAMPLES, "the recording is interrupted (EDF+D), or does not say when records begin"
+        )
     channels: list[Channel] = []
     at = 0
     for signal in header.signals:
@@ -114,6 +118,27 @@ def read(data: bytes) -> Leads:
     if not used:
         raise Refused(Reason.MISSING_LEADS, "no signal bears the name of a lead")
     return assemble(channels, rate, source_format=NAME, unit_source="physical dimension")
+
+
+_BEGINS = re.compile(rb"([+-]\d{1,12}(?:\.\d{1,12})?)(?:\x15[\d.]*)?\x14\x14")
+"""The first annotation of a record of EDF+ says when it begins, in seconds."""
+_SAME_S = 1e-4
+"""Fractions of a second are rounded where they are written."""
+
+
+def _is_contiguous(header: _Header, stored: np.ndarray) -> bool:
+    """Whether each record begins where the one before ends."""
+    names = [signal.name for signal in header.signals]
+    if _ANNOTATIONS not in names:
+        return False
+    place = names.index(_ANNOTATIONS)
+    start = sum(signal.samples for signal in header.signals[:place])
+    texts = np.ascontiguousarray(stored[:, start : start + header.signals[place].samples])
+    begins = [_BEGINS.match(text.tobytes()) for text in texts]
+    if not all(begins):
+        return False
+    seconds = np.array([float(found[1]) for found in begins if found])
+    return bool((np.abs(np.diff(seconds) - header.record_s) <= _SAME_S).all())
 
 
 def _channel(signal: _Signal, samples: np.ndarray) -> Channel:
@@ -132,30 +157,36 @@ def _channel(signal: _Signal, samples: np.ndarray) -> Channel:
     return Channel(str(signal.lead), samples, step * mV, (low - first * step) * mV)
 
 
-_PATIENT = re.compile(r"(\S+) ([MFX]) (\d{2}-[A-Z]{3}-\d{4}|X) ")
+_PATIENT = re.compile(r"(\S+) ([MFX]) (\d{2}-[A-Z]{3}-\d{4}|X) ", re.IGNORECASE)
+_CODE = re.compile(r"\s*(\S*\d\S*)(?:\s|$)")
+"""Of EDF before EDF+: the first word, where it is no name; words like "anonymous" would make one patient of many."""
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
 def facts(data: bytes) -> Facts:
-    """Return what the header states; the parts of the patient field are those of EDF+."""
+    """Return what the header states; the parts of the patient field are those of EDF+, or it is a code."""
     header = _header(data)
     used = next((signal for signal in header.signals if signal.lead is not None), None)
     rate = used.samples / header.record_s if used else None
     acquired_at = _started(data[168:184].decode("latin-1"))
     found = _PATIENT.match(data[8:88].decode("latin-1"))
-    age = None
-    if found and found[3] != "X" and acquired_at:
-        day, month, year = found[3].split("-")
-        born = datetime(int(year), _MONTHS.index(month) + 1, min(int(day), 28))
-        age = age_at(acquired_at, born)
+    code = found or _CODE.match(data[8:88].decode("latin-1"))
     return Facts(
-        patient_id=as_id(found[1]) if found and found[1] != "X" else None,
+        patient_id=as_id(code[1]) if code and code[1].upper() != "X" else None,
         acquired_at=acquired_at,
-        age=age,
+        age=age_at(acquired_at, _born(found[3])) if found else None,
         sex=SEXES.get(found[2].lower()) if found else None,
         rate_hz=rate,
         duration_s=header.records * header.record_s,
     )
+
+
+def _born(stated: str) -> datetime | None:
+    day, _, rest = stated.upper().partition("-")
+    month, _, year = rest.partition("-")
+    if month not in _MONTHS or not int(year):
+        return None
+    return datetime(int(year), _MONTHS.index(month) + 1, min(max(int(day), 1), 28))
 
 
 def _started(stated: str) -> datetime | None:

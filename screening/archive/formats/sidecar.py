@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import posixpath
+import re
 import tokenize
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from screening import plain_yaml
 from screening.archive.container import Refused
+from screening.archive.formats import GZIP, unpacked
 from screening.archive.leads import Channel, Leads, assemble, trim_ends
-from screening.contract import MAX_SAMPLES, MAX_SIGNALS, N_LEADS, RATE_LIMITS_HZ, Reason, lead_of, mV_per_unit
+from screening.contract import (
+    MAX_RECORD_BYTES,
+    MAX_SAMPLES,
+    MAX_SIGNALS,
+    N_LEADS,
+    RATE_LIMITS_HZ,
+    Reason,
+    lead_of,
+    mV_per_unit,
+)
 from screening.recording import Recording, Rejected
 
 SIDECAR = "ecg.yaml"
@@ -88,8 +100,13 @@ def decode(record_id: str, data: bytes, files: Mapping[str, bytes]) -> Recording
     """Decode a table of numbers by its sidecar, ``files[SIDECAR]``; as `screening.archive.formats.decode` does."""
     stated = files[SIDECAR]
     sha256 = hashlib.sha256(stated + data).hexdigest()
-    name = "hdf5" if data.startswith(MEMBER) else "npy" if data.startswith(_NPY) else "csv"
+    name = None
     try:
+        if data.startswith(GZIP):
+            data = unpacked(data, MAX_RECORD_BYTES + 1)
+        if len(data) > MAX_RECORD_BYTES:
+            raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
+        name = "hdf5" if data.startswith(MEMBER) else "npy" if data.startswith(_NPY) else "csv"
         sidecar = parse(stated)
         leads = read(data, sidecar, name)
         return Recording(
@@ -102,7 +119,7 @@ def decode(record_id: str, data: bytes, files: Mapping[str, bytes]) -> Recording
 def read(data: bytes, sidecar: Sidecar, name: str) -> Leads:
     """Return the leads of a table of numbers."""
     if name == "csv":
-        values, columns = _csv(data)
+        values, columns = _csv(data, sidecar)
     else:
         values, columns = _npy(data.removeprefix(MEMBER)), None
     by_lead, names = _oriented(values, columns, sidecar)
@@ -159,27 +176,39 @@ def _npy(data: bytes) -> np.ndarray:
     return found.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _csv(data: bytes) -> tuple[np.ndarray, list[str] | None]:
+_BOM = b"\xef\xbb\xbf"
+_WITH_UNIT = re.compile(r"(.*?)\s*[\[(](.*?)[\])]\s*")
+_COMMENT = re.compile(r"\s*[\"']?(?:#|%|//)+(.*)")
+_HEAD = 2**16
+"""Bytes in which a table of numbers has begun."""
+
+
+class _Head(NamedTuple):
+    """What stands before the numbers of a CSV file."""
+
+    size: int  # bytes up to the first number
+    delimiter: str
+    columns: int
+    leads: dict[int, str]  # by column; empty where no line names any
+
+
+def _csv(data: bytes, sidecar: Sidecar) -> tuple[np.ndarray, list[str] | None]:
     """Return a CSV file's numbers, and of those columns only that its header says are leads, if it has one."""
-    head = data[:65536].decode("utf-8-sig", "replace").lstrip("\r\n").split("\n", 1)[0]
-    if not head.strip():
-        raise Refused(Reason.TOO_SHORT, "the table holds no samples")
-    delimiter = max("\t;,", key=head.count)
-    cells = [cell.strip().strip('"') for cell in head.split(delimiter)]
-    if len(cells) > MAX_SAMPLES // N_LEADS:
-        raise Refused(Reason.TOO_LARGE, f"the table has {len(cells)} columns")
-    named = [i for i, cell in enumerate(cells) if lead_of(cell) is not None]
-    columns = [f"c{i}" for i in range(len(cells))]
+    head = _head_of(data, sidecar)
+    if head.columns > MAX_SAMPLES // N_LEADS:
+        raise Refused(Reason.TOO_LARGE, f"the table has {head.columns} columns")
+    columns = [f"c{i}" for i in range(head.columns)]
+    numbers = memoryview(data)[head.size :]
     try:
         table = pa_csv.read_csv(
-            pa.BufferReader(data.removeprefix(b"\xef\xbb\xbf")),
-            read_options=pa_csv.ReadOptions(column_names=columns, skip_rows=int(bool(named)), use_threads=False),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+            pa.BufferReader(numbers),
+            read_options=pa_csv.ReadOptions(column_names=columns, use_threads=False),
+            parse_options=pa_csv.ParseOptions(delimiter=head.delimiter),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(columns, pa.float64()),
-                include_columns=[columns[i] for i in named] if named else columns,
+                include_columns=[columns[i] for i in head.leads] if head.leads else columns,
                 null_values=["", "NaN", "nan", "NA", "NULL"],
-                decimal_point="," if delimiter == ";" and b"," in data[:65536] else ".",
+                decimal_point="," if head.delimiter == ";" and b"," in bytes(numbers[:_HEAD]) else ".",
             ),
         )
     except pa.ArrowException:
@@ -187,4 +216,73 @@ def _csv(data: bytes) -> tuple[np.ndarray, list[str] | None]:
     if table.num_rows * table.num_columns > MAX_SAMPLES:
         raise Refused(Reason.TOO_LARGE, f"the table has {table.num_rows} rows of {table.num_columns} columns")
     values = np.column_stack([column.to_numpy() for column in table.columns])
-    return values, [cells[i] for i in named] if named else None
+    return values, list(head.leads.values()) or None
+
+
+def _head_of(data: bytes, sidecar: Sidecar) -> _Head:
+    """Return what stands before the numbers: comments, a line that names leads, with units or without, and a line of units."""
+    size = len(_BOM) if data.startswith(_BOM) else 0
+    comment, header = "", ""
+    leads: dict[int, str] = {}
+    for line in data[size:_HEAD].splitlines(keepends=True):
+        text = _text_of(line)
+        if found := _COMMENT.fullmatch(text):
+            comment = found[1]
+        elif text and not leads and (leads := _leads_in(text, _delimiter_of(text), sidecar)):
+            header = text
+        elif text and not (leads and _are_units(text, header, leads, sidecar)):
+            break
+        size += len(line)
+    else:
+        raise Refused(Reason.TOO_SHORT, "the table holds no samples")
+    end = data.find(b"\n", size)
+    first = data[size : end if end >= 0 else len(data)].decode("latin-1")
+    delimiter = _delimiter_of(header or first)
+    leads = leads or _leads_in(comment, delimiter, sidecar)  # as numpy.savetxt writes it
+    return _Head(size, delimiter, (header or first).count(delimiter) + 1, leads)
+
+
+def _text_of(line: bytes) -> str:
+    try:
+        return line.decode().strip("\r\n ")
+    except UnicodeDecodeError:
+        return line.decode("latin-1").strip("\r\n ")
+
+
+def _delimiter_of(text: str) -> str:
+    return max("\t;,", key=text.count)
+
+
+def _leads_in(header: str, delimiter: str, sidecar: Sidecar) -> dict[int, str]:
+    """Return the leads that a line names, by column; Refused where a unit stands with one that is not the sidecar's."""
+    leads = {}
+    for at, cell in enumerate(_cells(header, delimiter)):
+        found = _WITH_UNIT.fullmatch(cell)
+        name, unit = (found[1], found[2]) if found else (cell, "")
+        if lead_of(name) is not None:
+            leads[at] = name
+            _require_same(name, unit, sidecar)
+    return leads
+
+
+def _are_units(text: str, header: str, leads: dict[int, str], sidecar: Sidecar) -> bool:
+    """Whether a line under the header says the units of its leads; Refused where they are not the sidecar's."""
+    cells = [cell.strip("[]() ") for cell in _cells(text, _delimiter_of(header))]
+    if max(leads) >= len(cells) or any(mV_per_unit(cells[at]) is None for at in leads):
+        return False
+    for at, name in leads.items():
+        _require_same(name, cells[at], sidecar)
+    return True
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip("\"'").strip() for cell in text.split(delimiter)]
+
+
+def _require_same(name: str, unit: str, sidecar: Sidecar) -> None:
+    stated = mV_per_unit(unit)
+    if stated is not None and not math.isclose(stated, sidecar.units_per_step * (mV_per_unit(sidecar.unit) or 0.0)):
+        raise Refused(
+            Reason.MISSING_UNITS,
+            f"the header says another unit of lead {lead_of(name)} than {SIDECAR} does with units_per_step",
+        )

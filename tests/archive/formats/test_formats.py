@@ -368,12 +368,73 @@ def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -
         (made.npy(digital(), ">i4"), "npy"),
         (made.npy(digital(), "<f8"), "npy"),
         (made.npy(digital().T), "npy"),
+        (gzip.compress(made.csv(digital()), mtime=0), "csv"),
+        (gzip.compress(made.npy(digital()), mtime=0), "npy"),
+        (b"# exported, by a cart\n\n% 500 Hz\r\n" + made.csv(digital()), "csv"),
+        (b"# " + made.csv(digital()), "csv"),
+        (made.csv(digital()).replace(b"time,I,", b"'Elapsed time','I',", 1), "csv"),
+        (made.csv(digital().T, header=False), "csv"),
     ],
 )
 def test_tables_are_read_by_their_sidecar(data: bytes, form: str) -> None:
     got = good(decode("x", data, SIDECAR))
     assert (got.source_format, got.unit_source, got.rate_hz) == (form, "ecg.yaml", 500)
     np.testing.assert_allclose(got.signal_mV, digital() * STEP_MV, atol=1e-6, rtol=0)
+
+
+MV = {tables.SIDECAR: made.sidecar(unit="mV", units_per_step=1.0)}
+
+
+@pytest.mark.parametrize(
+    ("header", "sidecar", "is_right"),
+    [
+        ("time (s),{} (mV)", MV, True),
+        ("time,{} [mV]", MV, True),
+        ("time;{} (µV)", MV, False),
+        ("time,{} (raw)", MV, True),
+        ("time,{} (mV)", {tables.SIDECAR: made.sidecar(unit="V", units_per_step=1e-3)}, True),
+        ("time,{} (mV)", SIDECAR, False),
+        ("time,{}\ns,mV", MV, True),
+        ("time,{}\n(s),(mV)", MV, True),
+        ("time,{}\ns,uV", MV, False),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_units_in_a_table_have_to_be_those_of_its_sidecar(
+    header: str, sidecar: dict[str, bytes], is_right: bool, encoding: str
+) -> None:
+    delimiter = ";" if ";" in header else ","
+    lines = []
+    for line in header.split("\n"):
+        first, each = line.split(delimiter)
+        lines.append(delimiter.join([first, *(each.replace("{}", lead) for lead in LEADS)]))
+    lines += [
+        delimiter.join([f"{at / 500:g}", *map(str, row)]) for at, row in enumerate((digital() * STEP_MV).T.tolist())
+    ]
+    got = decode("x", "\n".join(lines).encode(encoding), sidecar)
+    if is_right:
+        np.testing.assert_allclose(good(got).signal_mV, digital() * STEP_MV, atol=1e-6, rtol=0)
+    else:
+        assert isinstance(got, Rejected)
+        assert (got.reason, got.detail) == (
+            Reason.MISSING_UNITS,
+            "the header says another unit of lead I than ecg.yaml does with units_per_step",
+        )
+
+
+def test_tables_packed_by_gzip_are_found_and_read(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    root.mkdir()
+    for name, data in {"a.csv.gz": made.csv(digital()), "b.NPY.gz": made.npy(digital())}.items():
+        (root / name).write_bytes(gzip.compress(data))
+    (root / "ecg.yaml").write_bytes(SIDECAR["ecg.yaml"])
+    build_catalog(str(root), str(tmp_path / "catalog"), deidentified=True)
+    reader = ArchiveReader(str(root))
+    rows = rows_of(tmp_path)
+    assert {row["record_id"] for row in rows} == {"a.csv.gz", "b.NPY.gz"}
+    for row in rows:
+        got = good(reader.read(row["record_id"], "x", version=row["version"]))
+        np.testing.assert_allclose(got.signal_mV, digital() * STEP_MV, atol=1e-6, rtol=0)
 
 
 def test_the_nearest_sidecar_holds_and_a_change_of_it_changes_the_records(tmp_path: Path) -> None:
