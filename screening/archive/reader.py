@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -174,7 +174,7 @@ class ArchiveReader:
             return Rejected(record_id, refused.reason, refused.detail)
         return Fetched(head, files)
 
-    def members(self, location: str) -> list[str]:
+    def members(self, location: str) -> Sequence[str]:
         """Return the ids of the records in an HDF5 file; Refused where it, or its sidecar, does not tell them."""
         found = sidecar.parse(self._sidecar(location, None))
         return self._hdf5.members((location, ""), lambda: self._stream(location, None), found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -181,10 +182,9 @@ class Scan:
             if path is None or format_by_name(path) != "hdf5" or member_of(path) is not None:
                 yield path, facts
                 continue
-            try:
+            members: Sequence[str] = []
+            with suppress(Refused, Missing, MemoryError):  # the run will say it of the file
                 members = self._reader.members(path)
-            except (Refused, Missing):  # the run will say it of the file
-                members = []
             for member in members:
                 yield f"{path}#{member}", facts
             if not members:
