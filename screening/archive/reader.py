@@ -36,12 +36,14 @@ from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError
 from screening.recording import Recording, Rejected
 from screening.storage import open_filesystem
+from screening.tar import TarArchive
 
 # Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _DAMAGED_IN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 """What zipfile raises of a member that is damaged, encrypted or packed in a way that it does not know."""
+_IN_ONE_FILE = (ZipFileSystem, TarArchive)
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
 
@@ -230,6 +232,8 @@ class ArchiveReader:
                 if is_changed(version, path, mark_of(size, token_of(info))):
                     raise Refused(Reason.CHANGED, _CHANGED)
                 if size and len(data) != min(size, limit):
+                    if isinstance(fs, _IN_ONE_FILE):  # it comes from what the file says of itself
+                        raise Refused(Reason.TRUNCATED, f"{len(data)} of the {size} bytes claimed are there")
                     raise ArchiveError(f"storage gave {len(data)} of {size} bytes")
             return data
         except FileNotFoundError as error:

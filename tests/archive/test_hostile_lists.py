@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 import time
 import zipfile
 from collections.abc import Callable
@@ -136,6 +137,8 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
         packed.writestr("header_bomb/r.hea", bytes(80_000_000))
         packed.writestr("encrypted/r.hea", header)
         packed.writestr("encrypted/r.dat", good["r.dat"])
+        packed.writestr("overstated/r.hea", header)
+        packed.writestr("overstated/r.dat", good["r.dat"])
         at = {info.filename: info.header_offset for info in packed.infolist()}
     data = bytearray(path.read_bytes())
     data[at["damaged/r.dat"] + 200] ^= 0xFF
@@ -143,6 +146,8 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
     data[at["encrypted/r.dat"] + 6] |= 1
     entry = data.rfind(b"encrypted/r.dat")
     data[entry - 46 + 8] |= 1
+    entry = data.rfind(b"overstated/r.dat") - 46  # of the directory
+    struct.pack_into("<I", data, entry + 24, len(good["r.dat"]) + 1000)
     path.write_bytes(data)
     url = f"zip::file://{path}"
     build_catalog(url, str(tmp_path / "c"), deidentified=True)
@@ -151,6 +156,7 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
         "good/r": None,
         "damaged/r": Reason.UNDECODABLE,
         "encrypted/r": Reason.UNDECODABLE,
+        "overstated/r": Reason.TRUNCATED,
         "bomb/r": Reason.TOO_LARGE,
         "header_bomb/r": Reason.UNKNOWN_FORMAT,
         **({"../climbs/r": Reason.UNSAFE_PATH} if "../climbs/r" in found else {}),
