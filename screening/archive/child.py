@@ -100,13 +100,20 @@ def end(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
+def address_space() -> int | None:
+    """Return the bytes of address space in use; None where it is not known: only Linux says it, and heeds its limit."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return None
+
+
 # --- In the child ----------------------------------------------------------------------------------------------------
 
 
 def begin(memory_mb: int, answers: IO[bytes]) -> None:
     """Take no more than ``memory_mb`` from here on, and say that this process is ready."""
-    with suppress(FileNotFoundError):  # only Linux says how much address space is in use, and heeds its limit
-        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    if (in_use := address_space()) is not None:
         resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_mb * 2**20,) * 2)
     answers.write(b"ready\n")
     answers.flush()

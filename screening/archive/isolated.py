@@ -1,4 +1,4 @@
-"""Decoding within limits: in this process with a limit of time, or in a child process with limits of time and memory.
+"""Decoding within limits of time and memory: in this process, or in a child process.
 
 A decoder that hangs or eats memory must cost one record and not the worker. In the process itself a decoding that takes too
 long is interrupted; one that cannot be (it loops in C code) ends the process, whose shard is then read again with every record
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -59,6 +60,23 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def memory_limit(megabytes: int) -> Iterator[None]:
+    """Raise MemoryError in the block beyond so much more memory; without effect outside of a process's main thread."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = child.address_space()
+    if in_use is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = in_use + megabytes * 2**20
+    lower = [wanted, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(lower), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def _out_of_time(*_: object) -> NoReturn:
     raise OutOfTime
 
@@ -91,7 +109,7 @@ class Decoder:
         """
         if not self._isolated:
             try:
-                with time_limit(self._limits.seconds):
+                with time_limit(self._limits.seconds), memory_limit(self._limits.memory_mb):
                     return decode(record_id, header, files)
             except (OutOfTime, MemoryError):
                 pass
