@@ -64,7 +64,8 @@ def test_pipes_devices_and_links_in_place_of_lists(
         if make is _link
         else ("is no ordinary file; replace it or remove it")
     )
-    with nothing_read(outside, Path("/dev/zero")), pytest.raises(UserError, match=f"^'{name}' in the archive {what}"):
+    shown = {"RECORDS": "RECORDS", "a/RECORDS": "RECORDS in the folder of line 1 of RECORDS"}.get(name, f"'{name}'")
+    with nothing_read(outside, Path("/dev/zero")), pytest.raises(UserError, match=f"^{shown} in the archive {what}"):
         build_catalog(str(archive), str(tmp_path / "c"), deidentified=True)
     assert not (tmp_path / "c" / "catalog.json").exists()
 
@@ -92,11 +93,11 @@ def test_records_files_that_never_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a" * 70_000 + b"\n", r"^A line of the file 'RECORDS' has 65536 bytes and more; mend or remove it\.$"),
-        (b"a/r\n\xff\xfe\n", r"^The file 'RECORDS' is not UTF-8 text; mend or remove it\.$"),
+        (b"a" * 70_000 + b"\n", r"^Line 1 of RECORDS has 65536 bytes and more; mend or remove it\.$"),
+        (b"a/r\n\xff\xfe\n", r"^Line 2 of RECORDS is not UTF-8 text; mend or remove it\.$"),
         (
             b"\x1b[2J/\n",
-            r"^RECORDS names the folder '\\x1b\[2J', which is not in the archive; mend the RECORDS file\.$",
+            r"^The folder of line 1 of RECORDS is not in the archive; mend that line, or put the folder there\.$",
         ),
         (b"\n\n \n", r"^There are no records in .* \(its RECORDS files are empty\)"),
         (b"a/r\n" * 100_000, r"^\d+,\d+ rows of RECORDS name no record, or one named before, and only 1 name another"),
