@@ -176,7 +176,7 @@ class Reason(StrEnum):
 
 
 REASONS: dict[Reason, str] = {
-    Reason.MISSING_FILE: "a file of the record is not in the archive",
+    Reason.MISSING_FILE: "a file of the record is not in the archive, or may not be read by this account",
     Reason.EMPTY_FILE: "a file of the record holds no bytes",
     Reason.UNSAFE_PATH: "the header names a file outside the record's own folder",
     Reason.CHANGED: "a file of the record is another than when it was catalogued; `screening catalog` takes up the new one",

@@ -80,6 +80,8 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     ------
     FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UserError
         At once: these are answers.
+    MemoryError
+        At once: it says something of this machine, or of what was asked for, and nothing of storage.
     StorageError
         In place of everything else, after ``attempts`` tries, or at once where the disk is full or closed to us.
     """
@@ -87,7 +89,7 @@ def again(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     for attempt in range(1, attempts + 1):
         try:
             return ask()
-        except (*_ANSWERS, StorageError):
+        except (*_ANSWERS, StorageError, MemoryError):
             raise
         except Exception as error:
             number = error.errno if isinstance(error, OSError) else None

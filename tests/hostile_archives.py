@@ -244,7 +244,7 @@ def archive_cases() -> list[ArchiveCase]:
         ArchiveCase("listed_endless_path", _listed("r", "n/" * 5_000 + "r"), {read: 1, unsafe: 1}),
         ArchiveCase("listed_twice", _listed("r", "r", "./r", "x/../r"), {read: 1}, warning="3 records are listed more"),
         ArchiveCase("listed_absent", _listed("r", "not_there"), {read: 1, missing: 1}, warning="1 records of RECORDS"),
-        ArchiveCase("listed_not_utf8", _listed("r", "caf\udce9"), error=r"The file 'RECORDS' is not UTF-8 text"),
+        ArchiveCase("listed_not_utf8", _listed("r", "caf\udce9"), error=r"Line 2 of RECORDS is not UTF-8 text"),
         ArchiveCase("listed_folder_outside", _listed("r", "../outside/"), {read: 1, unsafe: 1}),
         ArchiveCase("table_age_text", _table(age="old"), two, null=("age",), warning="1 values of age"),
         ArchiveCase("table_age_infinite", _table(age="1e999"), two, null=("age",)),

@@ -96,9 +96,10 @@ def test_a_store_that_fails_for_a_moment_is_asked_again() -> None:
         (OSError(errno.ENOSPC, "full"), StorageError, r"^OSError \(No space left on device\) from storage$"),
         (PermissionError("Access Denied"), StorageError, r"^PermissionError from storage$"),
         (OSError(errno.EROFS, "closed"), StorageError, r"^OSError \(Read-only file system\) from storage$"),
+        (MemoryError("4 GB"), MemoryError, "4 GB"),
     ],
 )
-def test_an_answer_and_a_full_disk_are_not_asked_again(answer: OSError, raised: type, message: str) -> None:
+def test_an_answer_and_a_full_disk_are_not_asked_again(answer: Exception, raised: type, message: str) -> None:
     asked: list[int] = []
 
     def ask() -> None:

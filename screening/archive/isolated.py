@@ -1,4 +1,4 @@
-"""Decoding within limits: in this process with a limit of time, or in a child process with limits of time and memory.
+"""Decoding within limits of time and memory: in this process, or in a child process.
 
 A decoder that hangs or eats memory must cost one record and not the worker. In the process itself a decoding that takes too
 long is interrupted; one that cannot be (it loops in C code) ends the process, whose shard is then read again with every record
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -22,19 +21,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
+from screening.archive import child
+from screening.archive.child import OutOfTime
 from screening.archive.reader import decode
 from screening.contract import N_LEADS, Reason
 from screening.recording import Recording, Rejected
 
 _CPU_SHARE = 2
 """A process that has used this many times the limit, in processor time, did not hear the alarm, and ends."""
-_START_S = 60
-"""A child may take this long to start on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,6 @@ class Limits:
 
     seconds: float
     memory_mb: int
-
-
-class OutOfTime(BaseException):
-    """Decoding took too long. No Exception, so that no decoder takes it for a fault of the bytes."""
 
 
 @contextmanager
@@ -64,6 +58,23 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def memory_limit(megabytes: int) -> Iterator[None]:
+    """Raise MemoryError in the block beyond so much more memory; without effect outside of a process's main thread."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = child.address_space()
+    if in_use is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = in_use + megabytes * 2**20
+    lower = [wanted, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(lower), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _out_of_time(*_: object) -> NoReturn:
@@ -98,7 +109,7 @@ class Decoder:
         """
         if not self._isolated:
             try:
-                with time_limit(self._limits.seconds):
+                with time_limit(self._limits.seconds), memory_limit(self._limits.memory_mb):
                     return decode(record_id, header, files)
             except (OutOfTime, MemoryError):
                 pass
@@ -115,12 +126,12 @@ class Decoder:
 
     def _ask(self, record_id: str, header: bytes, files: Mapping[str, bytes]) -> Recording | Rejected | str:
         """Return the child's answer, or a sentence for why it had to be ended."""
-        child = self._child = self._child or self._start()
-        assert child.stdin is not None
-        assert child.stdout is not None
-        pipe = _Pipe(child.stdout, time.monotonic() + self._limits.seconds)
+        process = self._child = self._child or child.start("screening.archive.isolated", self._limits.memory_mb)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pipe = child.Pipe(process.stdout, time.monotonic() + self._limits.seconds)
         # Written beside reading, so that a child that does not read cannot hold us.
-        writing = threading.Thread(target=_send, args=(child.stdin, record_id, header, files), daemon=True)
+        writing = threading.Thread(target=_send, args=(process.stdin, record_id, header, files), daemon=True)
         writing.start()
         try:
             answer = json.loads(pipe.line())
@@ -134,69 +145,19 @@ class Decoder:
             return f"decoding takes more than {self._limits.seconds:g} s"
         except EOFError:
             self._end()
-            if child.returncode == _NO_MEMORY:
+            if process.returncode == child.NO_MEMORY:
                 return f"decoding takes more than {self._limits.memory_mb} MB of memory"
             return _CRASHED
         finally:
             writing.join()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # One thread each: threads of linear algebra libraries take address space, which is limited, and are of no use here.
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        child = subprocess.Popen(
-            [sys.executable, "-m", "screening.archive.isolated", str(self._limits.memory_mb)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        assert child.stdout is not None
-        with suppress(EOFError, OutOfTime):  # it says that it is ready; what is wrong shows at the first question
-            _Pipe(child.stdout, time.monotonic() + _START_S).line()
-        return child
-
     def _end(self) -> None:
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for pipe in (self._child.stdin, self._child.stdout):
-                if pipe is not None:
-                    with suppress(OSError):
-                        pipe.close()
+            child.end(self._child)
             self._child = None
 
 
-_NO_MEMORY = 77
-"""Exit status of a child that ran out of memory."""
 _CRASHED = "the decoder crashed"
-
-
-class _Pipe:
-    """Reads from a pipe until a moment of the monotonic clock."""
-
-    def __init__(self, pipe: IO[bytes], until: float) -> None:
-        self._descriptor, self._until, self._held = pipe.fileno(), until, bytearray()
-
-    def line(self) -> bytes:
-        while b"\n" not in self._held:
-            self._more()
-        line, _, rest = bytes(self._held).partition(b"\n")
-        self._held = bytearray(rest)
-        return line
-
-    def take(self, size: int) -> bytes:
-        while len(self._held) < size:
-            self._more()
-        return bytes(self._held[:size])
-
-    def _more(self) -> None:
-        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, self._until - time.monotonic()))
-        if not ready:
-            raise OutOfTime
-        data = os.read(self._descriptor, 2**20)
-        if not data:
-            raise EOFError
-        self._held += data
 
 
 def _send(pipe: IO[bytes], record_id: str, header: bytes, files: Mapping[str, bytes]) -> None:
@@ -212,11 +173,7 @@ def _send(pipe: IO[bytes], record_id: str, header: bytes, files: Mapping[str, by
 
 def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Decode what is asked until there is no more."""
-    with suppress(FileNotFoundError):  # only Linux says how much address space is in use, and heeds its limit
-        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_mb * 2**20,) * 2)
-    answers.write(b"ready\n")
-    answers.flush()
+    child.begin(memory_mb, answers)
     while line := asked.readline():
         question = json.loads(line)
         header = asked.read(question["header"])
@@ -239,4 +196,4 @@ if __name__ == "__main__":
     try:
         serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
     except MemoryError:
-        os._exit(_NO_MEMORY)
+        os._exit(child.NO_MEMORY)

@@ -242,8 +242,10 @@ def token_of(info: dict[str, Any]) -> str:
     return ""
 
 
-def open_within(fs: AbstractFileSystem, root: str, location: str) -> IO[bytes]:
+def open_within(fs: AbstractFileSystem, root: str, location: str, shown: str | None = None) -> IO[bytes]:
     """Open a file of an archive that tells of its records, as opposed to one of a record.
+
+    ``shown`` is what it is called in messages, where the location may be that of a patient's folder.
 
     Raises
     ------
@@ -252,7 +254,7 @@ def open_within(fs: AbstractFileSystem, root: str, location: str) -> IO[bytes]:
     UserError
         It leads out of the archive, or is a pipe, a device or a folder.
     """
-    path = join(root, location)
+    path, shown = join(root, location), shown or repr(location)
     if isinstance(fs, LocalFileSystem):
         try:
             is_file = stat.S_ISREG(os.stat(path).st_mode)
@@ -261,10 +263,10 @@ def open_within(fs: AbstractFileSystem, root: str, location: str) -> IO[bytes]:
                 raise
             is_file = False
         if not is_file:
-            raise UserError(f"{location!r} in the archive is no ordinary file; replace it or remove it.")
+            raise UserError(f"{shown} in the archive is no ordinary file; replace it or remove it.")
         if not _is_inside(os.path.realpath(root), path):
             raise UserError(
-                f"{location!r} in the archive is a symbolic link that leads out of it; put the file itself there."
+                f"{shown} in the archive is a symbolic link that leads out of it; put the file itself there."
             )
     stream: IO[bytes] = fs.open(path, "rb")
     return stream
@@ -419,28 +421,31 @@ class Listing:
                 raise
             self.passed_over += 1
 
-    def records_files(self, folder: str = "", depth: int = 0) -> Iterator[str]:
-        """Yield the paths that RECORDS files name, following lines that name folders ('p10/') to their RECORDS."""
+    def records_files(self, folder: str = "", depth: int = 0, named_by: str = "") -> Iterator[str]:
+        """Yield the paths that RECORDS files name, following lines that name folders ('p10/') to their RECORDS.
+
+        Folders may bear the names of patients, so that messages tell lines: ``named_by`` is the one that led here.
+        """
         here = join(self._root, folder)
         here = os.path.realpath(here) if self._is_local else here
         if here in self._records_read:  # named again, or by links that lead to one place in very many ways
             return
         self._records_read.add(here)
+        shown = f"RECORDS in the folder of {named_by}" if named_by else "RECORDS"
         if depth > MAX_RECORDS_DEPTH:
-            raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep at {folder!r}; mend them.")
-        file = posixpath.join(folder, "RECORDS")
+            raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep; mend {named_by}.")
+        number = 0
         try:
-            with open_within(self._fs, self._root, file) as stream:
+            with open_within(self._fs, self._root, posixpath.join(folder, "RECORDS"), shown) as stream:
                 while line := stream.readline(_MAX_LINE):
+                    number += 1
                     if len(line) == _MAX_LINE:
-                        raise UserError(
-                            f"A line of the file {file!r} has {_MAX_LINE} bytes and more; mend or remove it."
-                        )
+                        raise UserError(f"Line {number} of {shown} has {_MAX_LINE} bytes and more; mend or remove it.")
                     if not (name := line.decode("utf-8").strip()):
                         continue
                     below = safe_location(posixpath.join(folder, name))
                     if name.endswith("/") and below is not None:
-                        yield from self.records_files(below, depth + 1)
+                        yield from self.records_files(below, depth + 1, f"line {number} of {shown}")
                     else:
                         yield posixpath.join(folder, name)
         except FileNotFoundError:
@@ -449,10 +454,10 @@ class Listing:
                 yield from self.walk(folder)
             except FileNotFoundError:
                 raise UserError(
-                    f"RECORDS names the folder {folder!r}, which is not in the archive; mend the RECORDS file."
+                    f"The folder of {named_by} is not in the archive; mend that line, or put the folder there."
                 ) from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"The file {file!r} is not UTF-8 text; mend or remove it.") from error
+        except UnicodeDecodeError:
+            raise UserError(f"Line {number} of {shown} is not UTF-8 text; mend or remove it.") from None
 
     def _keep(self, folder: str, content: FolderContent) -> None:
         if (old := self._cache.pop(folder, None)) is not None:

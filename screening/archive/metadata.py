@@ -56,6 +56,19 @@ class Facts:
     qrs_ms: float | None = None  # what the machine measured
     paced: bool | None = None  # what the machine noticed, where it looks for it
 
+    def bounded(self, unreadable: Counter[str]) -> Facts:
+        """Return the same without texts that are too long to be what they are said to be, which are counted."""
+        for what in ("patient_id", "site", "device"):
+            if len(getattr(self, what) or "") > MAX_NAME_CHARACTERS:
+                setattr(self, what, None)
+                unreadable[what] += 1
+        if self.statements and (
+            len(self.statements) > MAX_CODES or any(len(text) > MAX_CELL_CHARACTERS for text in self.statements)
+        ):
+            self.statements = None
+            unreadable["labels"] += 1
+        return self
+
 
 # --- Column mappings -------------------------------------------------------------------------------------------------
 
@@ -292,7 +305,7 @@ def as_id(value: str | None) -> str | None:
     """
     if value is None or not (value := value.strip()):
         return None
-    whole = _WHOLE.match(value)
+    whole = _WHOLE.match(value) if len(value) <= MAX_NAME_CHARACTERS else None
     return whole.group(1) if whole else value
 
 

@@ -7,7 +7,9 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -36,12 +38,17 @@ from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError
 from screening.recording import Recording, Rejected
 from screening.storage import open_filesystem
+from screening.tar import TarArchive
 
 # Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _DAMAGED_IN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 """What zipfile raises of a member that is damaged, encrypted or packed in a way that it does not know."""
+_CLOSED = "this account may not read a file of the record"
+_PROBED = 64
+"""Files that are tried, to tell one that is closed to us from an archive that is."""
+_IN_ONE_FILE = (ZipFileSystem, TarArchive)
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
 
@@ -105,6 +112,7 @@ class ArchiveReader:
         self._objects: Objects | None | bool = False  # not looked for yet
         self._folder: tuple[str, str] = ("", "")  # last local folder, and what it really is
         self._hdf5 = Hdf5Files()
+        self._is_open = False  # whether a file was read after another was found to be closed to us
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root_url": self.root_url, "storage_options": self.storage_options}
@@ -174,7 +182,7 @@ class ArchiveReader:
             return Rejected(record_id, refused.reason, refused.detail)
         return Fetched(head, files)
 
-    def members(self, location: str) -> list[str]:
+    def members(self, location: str) -> Sequence[str]:
         """Return the ids of the records in an HDF5 file; Refused where it, or its sidecar, does not tell them."""
         found = sidecar.parse(self._sidecar(location, None))
         return self._hdf5.members((location, ""), lambda: self._stream(location, None), found)
@@ -230,6 +238,8 @@ class ArchiveReader:
                 if is_changed(version, path, mark_of(size, token_of(info))):
                     raise Refused(Reason.CHANGED, _CHANGED)
                 if size and len(data) != min(size, limit):
+                    if isinstance(fs, _IN_ONE_FILE):  # it comes from what the file says of itself
+                        raise Refused(Reason.TRUNCATED, f"{len(data)} of the {size} bytes claimed are there")
                     raise ArchiveError(f"storage gave {len(data)} of {size} bytes")
             return data
         except FileNotFoundError as error:
@@ -237,6 +247,12 @@ class ArchiveReader:
                 raise ArchiveError("the archive cannot be reached") from error
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
         except Refused:
+            raise
+        except PermissionError as error:
+            if self._gives_others(
+                f"{root}/{path}", self._objects_near, lambda other: fs.cat_file(other, start=0, end=1)
+            ):
+                raise Refused(Reason.MISSING_FILE, _CLOSED) from error
             raise
         except Exception as error:
             if isinstance(fs, ZipFileSystem) and isinstance(error, _DAMAGED_IN_ZIP):
@@ -289,7 +305,29 @@ class ArchiveReader:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):  # of the name, not of the storage
                 raise Refused(Reason.UNSAFE_PATH, "the path of a file of the record cannot be followed") from error
+            if isinstance(error, PermissionError) and self._gives_others(full, _files_near, _try_local):
+                raise Refused(Reason.MISSING_FILE, _CLOSED) from error
             raise
+
+    def _gives_others(
+        self, path: str, near: Callable[[str, str], Iterator[str]], read: Callable[[str], object]
+    ) -> bool:
+        """Whether the archive lets us read any file: then one that is closed is a fault of that one."""
+        if not self._is_open:
+            _, root = self._open()
+            for other in islice(near(root, path[: path.rfind("/")]), _PROBED):
+                with suppress(OSError):
+                    read(other)
+                    self._is_open = True
+                    break
+        return self._is_open
+
+    def _objects_near(self, root: str, folder: str) -> Iterator[str]:
+        """Yield some files of a folder and of the root."""
+        fs, _ = self._open()
+        for place in (folder, root):
+            found = fs.ls(place, detail=True)
+            yield from [info["name"] for info in found if info["type"] == "file"][: _PROBED // 8]
 
     def _stay_inside(self, root: str, path: str) -> None:
         """Refuse what symbolic links lead out of the archive; a folder's answer holds for the files after it."""
@@ -309,6 +347,16 @@ def _require_size(size: int) -> None:
 def _version_for(version: str | None, location: str, path: str) -> str | None:
     """Return the version where it speaks of ``path``: it covers the files beside the record's first with the same stem."""
     return version if stem_of(path) == stem_of(location) else None
+
+
+def _files_near(root: str, folder: str) -> Iterator[str]:
+    """Yield the ordinary files of a folder, and of the root and what is below it."""
+    for here, _, names in chain(islice(os.walk(folder), 1), os.walk(root)):
+        yield from (path for name in names if stat.S_ISREG(os.lstat(path := f"{here}/{name}").st_mode))
+
+
+def _try_local(path: str) -> None:
+    os.close(os.open(path, _OPEN | _NOFOLLOW))
 
 
 def _read(descriptor: int, size: int) -> bytes:

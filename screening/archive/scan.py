@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -53,8 +55,9 @@ BATCH = 4_096
 _MAX_USELESS = 20
 """Rows a record that say nothing new, above which a table is no table of records."""
 
-MAX_STATED_BYTES = 16 * 2**20
-"""Of a file that is a record by itself, so much is read for what it states: XML and DICOM hold that beside the samples."""
+_ROOM = 32 * 2**20
+"""Bytes of files whose statements are looked for at a time: XML takes many times its size, and it is done by many threads."""
+_SMALL = 2**18
 
 KEPT_COLUMNS = (
     *("patient_key", "acquired_at", "age", "sex", "site", "device", "rate_hz", "duration_s"),
@@ -113,7 +116,30 @@ def _states(kind: str) -> bool:
 
 
 def _most(suffix: str) -> int:
-    return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else MAX_STATED_BYTES
+    return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else formats.MAX_STATED_BYTES
+
+
+class _Room:
+    """Lets so many bytes in at a time; few are let in at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def __call__(self, nbytes: int) -> Iterator[None]:
+        nbytes = min(nbytes, self._most) if nbytes > _SMALL else 0
+        if nbytes:
+            with self._freed:
+                self._freed.wait_for(lambda: self._left >= nbytes)
+                self._left -= nbytes
+        try:
+            yield
+        finally:
+            if nbytes:
+                with self._freed:
+                    self._left += nbytes
+                    self._freed.notify_all()
 
 
 class _Seen:
@@ -159,7 +185,7 @@ class Scan:
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
         self._forgotten_records, self._forgotten_patients = forgotten
         self._statement_texts = {*labeller.rule.positive_codes, *labeller.rule.negative_codes}
-        self._seen = _Seen()
+        self._seen, self._room = _Seen(), _Room(_ROOM)
         self.count: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 
@@ -186,10 +212,9 @@ class Scan:
             if path is None or format_by_name(path) != "hdf5" or member_of(path) is not None:
                 yield path, facts
                 continue
-            try:
+            members: Sequence[str] = []
+            with suppress(Refused, Missing, MemoryError):  # the run will say it of the file
                 members = self._reader.members(path)
-            except (Refused, Missing):  # the run will say it of the file
-                members = []
             for member in members:
                 yield f"{path}#{member}", facts
             if not members:
@@ -368,11 +393,13 @@ class Scan:
         except (Refused, PermissionError):  # of this one record; the run will say so
             return None, None, unreadable
         if location.endswith(HEADER_SUFFIX):
-            return "wfdb", header_facts(data, unreadable, statement_texts=self._statement_texts), unreadable
+            stated = header_facts(data, unreadable, statement_texts=self._statement_texts)
+            return "wfdb", stated.bounded(unreadable), unreadable
         known = formats.format_of(data)
         if known is None:
             return None, None, unreadable
-        return known.NAME, formats.facts(data), unreadable
+        facts = formats.facts(data, self._room)
+        return known.NAME, facts.bounded(unreadable) if facts is not None else None, unreadable
 
     def _row_of(self, told: Facts | None, stated: Facts | None, before: dict[str, Any] | None) -> dict[str, Any]:
         """Return the row of a record: what its table tells, and where that is silent, what its file states or stated before."""

@@ -195,7 +195,7 @@ def test_records_files_nested_as_physionet_nests_them(tmp_path: Path) -> None:
         "1 records are listed more than once; the first row of each was kept.",
     )
     (archive / "RECORDS").write_text("p13/\n")
-    with pytest.raises(UserError, match=r"RECORDS names the folder 'p13', which is not in the archive; mend"):
+    with pytest.raises(UserError, match=r"The folder of line \d of RECORDS is not in the archive; mend"):
         build_catalog(str(archive), str(tmp_path / "d"), deidentified=True)
     assert not (tmp_path / "d").exists()
 

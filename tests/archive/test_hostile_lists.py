@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 import time
 import zipfile
 from collections.abc import Callable
@@ -63,7 +64,8 @@ def test_pipes_devices_and_links_in_place_of_lists(
         if make is _link
         else ("is no ordinary file; replace it or remove it")
     )
-    with nothing_read(outside, Path("/dev/zero")), pytest.raises(UserError, match=f"^'{name}' in the archive {what}"):
+    shown = {"RECORDS": "RECORDS", "a/RECORDS": "RECORDS in the folder of line 1 of RECORDS"}.get(name, f"'{name}'")
+    with nothing_read(outside, Path("/dev/zero")), pytest.raises(UserError, match=f"^{shown} in the archive {what}"):
         build_catalog(str(archive), str(tmp_path / "c"), deidentified=True)
     assert not (tmp_path / "c" / "catalog.json").exists()
 
@@ -91,11 +93,11 @@ def test_records_files_that_never_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a" * 70_000 + b"\n", r"^A line of the file 'RECORDS' has 65536 bytes and more; mend or remove it\.$"),
-        (b"a/r\n\xff\xfe\n", r"^The file 'RECORDS' is not UTF-8 text; mend or remove it\.$"),
+        (b"a" * 70_000 + b"\n", r"^Line 1 of RECORDS has 65536 bytes and more; mend or remove it\.$"),
+        (b"a/r\n\xff\xfe\n", r"^Line 2 of RECORDS is not UTF-8 text; mend or remove it\.$"),
         (
             b"\x1b[2J/\n",
-            r"^RECORDS names the folder '\\x1b\[2J', which is not in the archive; mend the RECORDS file\.$",
+            r"^The folder of line 1 of RECORDS is not in the archive; mend that line, or put the folder there\.$",
         ),
         (b"\n\n \n", r"^There are no records in .* \(its RECORDS files are empty\)"),
         (b"a/r\n" * 100_000, r"^\d+,\d+ rows of RECORDS name no record, or one named before, and only 1 name another"),
@@ -136,6 +138,8 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
         packed.writestr("header_bomb/r.hea", bytes(80_000_000))
         packed.writestr("encrypted/r.hea", header)
         packed.writestr("encrypted/r.dat", good["r.dat"])
+        packed.writestr("overstated/r.hea", header)
+        packed.writestr("overstated/r.dat", good["r.dat"])
         at = {info.filename: info.header_offset for info in packed.infolist()}
     data = bytearray(path.read_bytes())
     data[at["damaged/r.dat"] + 200] ^= 0xFF
@@ -143,6 +147,8 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
     data[at["encrypted/r.dat"] + 6] |= 1
     entry = data.rfind(b"encrypted/r.dat")
     data[entry - 46 + 8] |= 1
+    entry = data.rfind(b"overstated/r.dat") - 46  # of the directory
+    struct.pack_into("<I", data, entry + 24, len(good["r.dat"]) + 1000)
     path.write_bytes(data)
     url = f"zip::file://{path}"
     build_catalog(url, str(tmp_path / "c"), deidentified=True)
@@ -151,6 +157,7 @@ def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
         "good/r": None,
         "damaged/r": Reason.UNDECODABLE,
         "encrypted/r": Reason.UNDECODABLE,
+        "overstated/r": Reason.TRUNCATED,
         "bomb/r": Reason.TOO_LARGE,
         "header_bomb/r": Reason.UNKNOWN_FORMAT,
         **({"../climbs/r": Reason.UNSAFE_PATH} if "../climbs/r" in found else {}),

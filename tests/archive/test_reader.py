@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from screening.archive import reader as module
+from screening.archive.catalog import build_catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.errors import UserError
@@ -156,6 +157,49 @@ def test_errors_of_the_disk_are_raised(one: Path, number: int, monkeypatch: pyte
     monkeypatch.setattr(module.os, "open", fail)
     with pytest.raises(OSError, match=re.escape(os.strerror(number))):
         ArchiveReader(str(one)).read("a/r.hea", "x")
+
+
+@pytest.mark.parametrize("closed", [("a/r.dat",), ("a/r.hea",), ("a/r.hea", "a/r.dat")])
+def test_a_file_that_may_not_be_read_costs_its_record(
+    one: Path, closed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an archive that can be read; one that is closed as a whole is told above."""
+    corpus.write([corpus.Case("b", {f"b/{k}": v for k, v in wfdb_files.record().items()}, "b/r.hea")], one)
+    real, number = os.open, iter([errno.EACCES, errno.EPERM] * 9)
+
+    def fail(path: str, *flags: int) -> int:
+        if path.endswith(closed):
+            raise OSError(code := next(number), os.strerror(code))
+        return real(path, *flags)
+
+    monkeypatch.setattr(module.os, "open", fail)
+    reader = ArchiveReader(str(one))
+    for _ in range(2):
+        got = reader.read("a/r.hea", "x")
+        assert isinstance(got, Rejected)
+        assert (got.reason, got.detail) == (Reason.MISSING_FILE, "this account may not read a file of the record")
+    assert isinstance(reader.read("b/r.hea", "x"), Recording)
+    build_catalog(str(one), str(one / "catalog"), deidentified=True)
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_an_object_that_may_not_be_read_costs_its_record(
+    memory: str, all_of_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_system = fsspec.implementations.memory.MemoryFileSystem
+    real = file_system.cat_file
+
+    def fail(self: Any, path: str, **options: Any) -> bytes:
+        if all_of_it or path.endswith("format_16/r.dat"):
+            raise PermissionError("Access Denied")
+        return bytes(real(self, path, **options))
+
+    monkeypatch.setattr(file_system, "cat_file", fail)
+    if all_of_it:
+        with pytest.raises(PermissionError):
+            ArchiveReader(memory).read("format_16/r.hea", "x")
+    else:
+        assert reason_of(ArchiveReader(memory).read("format_16/r.hea", "x")) == Reason.MISSING_FILE
 
 
 def test_errors_of_a_remote_storage_are_raised(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:

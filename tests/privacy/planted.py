@@ -184,3 +184,38 @@ def headless_table(path: Path) -> None:
     """Write a table without a header line, so that a person stands where names of columns are expected."""
     s = SENTINELS
     path.write_text(f"{FOLDER}/{STEM},{s['patient id']},{s['surname']},{s['birth date']},61\n" * 3)
+
+
+def broken_lists(root: Path) -> dict[str, str]:
+    """Write archives whose RECORDS files name folders of people and cannot be followed; return what is said of each."""
+    s = SENTINELS
+    person = f"{s['surname']}_{s['given name']}_{s['birth date']}"
+    nested: dict[str, bytes | str | None] = {
+        "absent": None,
+        "latin-1": f"{s['given name']}\n".encode("latin-1"),
+        "endless": s["surname"].encode() * 10_000,
+        "link": "/etc/passwd",
+        "absent-below": f"{s['folder']}/\n".encode(),
+    }
+    for kind, content in nested.items():
+        archive = root / kind
+        _write_all(archive / "a", record())
+        (archive / "RECORDS").write_text(f"a/r\n{person}/\n", encoding="utf-8")
+        if content is not None:
+            (archive / person).mkdir()
+        if isinstance(content, bytes):
+            (archive / person / "RECORDS").write_bytes(content)
+        elif content is not None:
+            (archive / person / "RECORDS").symlink_to(content)
+    return {
+        "absent": "The folder of line 2 of RECORDS is not in the archive",
+        "latin-1": "Line 1 of RECORDS in the folder of line 2 of RECORDS is not UTF-8 text",
+        "endless": "Line 1 of RECORDS in the folder of line 2 of RECORDS has 65536 bytes and more",
+        "link": "RECORDS in the folder of line 2 of RECORDS in the archive is a symbolic link that leads out of it",
+        "absent-below": "The folder of line 1 of RECORDS in the folder of line 2 of RECORDS is not in the archive",
+    }
+
+
+def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    _write(folder, files)

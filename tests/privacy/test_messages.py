@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import re
 import traceback
+from pathlib import Path
 
 import pytest
 
-from tests.privacy.planted import SENTINELS
+from tests.privacy.planted import SENTINELS, broken_lists
 
 
 def test_what_a_worker_raises_holds_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +63,15 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
         Folder("s3://ann:hunter2@bucket/runs").exists()
     assert "hunter2" not in str(said.value)
     assert Folder("/data/a:b@c/runs").is_local  # a path is no URL
+
+
+def test_lists_of_records_that_cannot_be_followed_are_told_by_their_lines(tmp_path: Path) -> None:
+    from screening.archive.catalog import build_catalog
+    from screening.errors import UserError
+
+    for kind, said in broken_lists(tmp_path).items():
+        with pytest.raises(UserError) as told:
+            build_catalog(str(tmp_path / kind), str(tmp_path / "catalog"), deidentified=True)
+        assert str(told.value).startswith(said)
+        shown = "".join(traceback.format_exception(told.value))
+        assert not [name for name, sentinel in SENTINELS.items() if sentinel in shown]

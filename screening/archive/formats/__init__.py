@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -42,6 +43,8 @@ class Format(Protocol):
 HEAD = 2**16
 """Bytes of a file that tell its format."""
 GZIP = b"\x1f\x8b\x08"
+MAX_STATED_BYTES = 16 * 2**20
+"""Of a file that is a record by itself, so much is read for what it states: XML and DICOM hold that beside the samples."""
 
 _MODULES: tuple[ModuleType, ...] = (muse, cardiosoft, sierra, aecg, dicom, scp, edf)
 FORMATS = tuple(cast(Format, module) for module in _MODULES)
@@ -78,16 +81,26 @@ def _unpacked_beginning(data: bytes) -> bytes:
     return out
 
 
-def facts(data: bytes) -> Facts | None:
-    """Return what a file states about its record, None where it cannot be understood."""
+def facts(data: bytes, room: Callable[[int], AbstractContextManager[None]] | None = None) -> Facts | None:
+    """Return what a file states about its record, None where it cannot be understood, or states it in too many bytes.
+
+    ``room`` is entered with the number of bytes to be held while they are read.
+    """
     try:
-        whole = unpacked(data, MAX_RECORD_BYTES) if data.startswith(GZIP) else data
-        known = format_of(whole)
-        return known.facts(whole) if known else None
-    except MemoryError:
-        raise
+        for size in (_claimed_size(data), MAX_STATED_BYTES):  # gzip's claim may be wrong
+            with room(size) if room is not None else nullcontext():
+                whole = unpacked(data, size + 1) if data.startswith(GZIP) else data
+                if len(whole) <= size:
+                    known = format_of(whole)
+                    return known.facts(whole) if known else None
     except Exception:  # whatever is wrong, the run says it in the record's row
-        return None
+        pass
+    return None
+
+
+def _claimed_size(data: bytes) -> int:
+    """Return how many bytes a file holds, unpacked; gzip says so at its end (RFC 1952)."""
+    return min(int.from_bytes(data[-4:], "little") if data.startswith(GZIP) else len(data), MAX_STATED_BYTES)
 
 
 def decode(record_id: str, data: bytes) -> Recording | Rejected:

@@ -1,121 +1,80 @@
 """HDF5 files of many ECGs in one dataset, as CODE-15% has them (doi.org/10.5281/zenodo.4916206): one row is one record.
 
-Neither unit nor rate is stated, so a sidecar says them. Only the rows that are asked for are read.
+Neither unit nor rate is stated, so a sidecar says them. Only the rows that are asked for are read, by a process of its own
+within limits of time and memory (`screening.archive.hdf5_child`), to which this one gives the file's bytes.
 """
 
 from __future__ import annotations
 
-import io
-import math
+import importlib.util
+import json
+import os
+import select
+import subprocess
 import threading
+import time
+import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-import numpy as np
-
+from screening.archive import child
+from screening.archive.child import OutOfTime
 from screening.archive.container import Refused
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import MEMBER, Sidecar
-from screening.contract import MAX_RECORD_BYTES, MAX_SAMPLES, Reason
+from screening.contract import Reason
 
-MAX_RECORDS = 50_000_000
+SECONDS, MEMORY_MB = 30.0, 2048
+"""What one question may take, waiting for storage apart."""
+MOST_READ = 2**30
+"""Bytes of the file that one question may ask for: damaged indices lead in circles."""
+_LEAST_READ = 2**16
 _OPEN = 4
 """Files held open at once, the last used."""
 
 
-class _Told:
-    """A stream that remembers what went wrong in it: HDF5 says only that it could not read."""
+class _StorageFailed(Exception):
+    """What storage raised, apart from what goes wrong with the child."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.error: BaseException | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return int(self._stream.readinto(buffer))  # type: ignore[attr-defined]
-        except BaseException as error:
-            self.error = error
-            raise
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
-class _File:
-    def __init__(self, stream: IO[bytes], sidecar: Sidecar) -> None:
-        try:
-            import h5py
-        except ImportError:
-            raise Missing("h5py") from None
-        self.sidecar, self.told = sidecar, _Told(stream)
-        self.lock = threading.Lock()
-        try:
-            # With room for the largest chunk that is read, so that one is unpacked once for all its rows.
-            self._file = h5py.File(self.told, "r", rdcc_nbytes=MAX_RECORD_BYTES)
-            self.data = _dataset(h5py, self._file, sidecar.dataset, 3)
-            self.rows = self._ids(h5py)
-        except Exception as error:
-            self.close()
-            raise self.why(error) from None
+class _Opened:
+    """A file at hand: its bytes, and what was found wrong with the whole of it."""
 
-    def _ids(self, h5py: Any) -> dict[str, int] | None:
-        """Return the row of each id; None where rows are numbered."""
-        if not 0 < len(self.data) <= MAX_RECORDS:
-            raise Refused(Reason.TOO_SHORT if not len(self.data) else Reason.TOO_LARGE, f"{len(self.data)} records")
-        if self.sidecar.ids is None:
-            return None
-        stated = _dataset(h5py, self._file, self.sidecar.ids, 1)
-        if len(stated) != len(self.data):
-            raise Refused(Reason.BAD_HEADER, f"there are {len(stated)} ids of {len(self.data)} records")
-        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in stated[:].tolist()]
-        found = {text: row for row, text in reversed(list(enumerate(texts)))}
-        if len(found) < len(texts):
-            raise Refused(Reason.BAD_HEADER, "two records have one id")
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+    def __init__(self, number: int, stream: Any, sidecar: Sidecar) -> None:
+        self.number, self.stream, self.sidecar = number, stream, sidecar
+        self.size = int(stream.seek(0, os.SEEK_END))
+        self.refused: Refused | None = None
 
-    def why(self, error: BaseException) -> BaseException:
-        """Return what to raise for what HDF5 raised: the storage's own error, or a refusal."""
-        if isinstance(error, (Refused, ImportError, MemoryError)):
-            return error
-        return self.told.error or Refused(Reason.UNDECODABLE, "the HDF5 file is damaged, or cut off")
+    def read(self, at: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``at``, fewer at the end."""
+        self.stream.seek(at)
+        return bytes(self.stream.read(length))
 
     def close(self) -> None:
         with suppress(Exception):
-            self._file.close()
-        with suppress(Exception):
-            self.told.close()
-
-
-def _dataset(h5py: Any, file: Any, name: str, dimensions: int) -> Any:
-    # A link could lead to another file on this machine.
-    parts = name.strip("/").split("/")
-    paths = ["/".join(parts[: count + 1]) for count in range(len(parts))]
-    within = all(isinstance(file.get(path, getlink=True), h5py.HardLink) for path in paths)
-    found = file.get(name) if within else None
-    if not isinstance(found, h5py.Dataset) or found.ndim != dimensions or getattr(found, "is_virtual", False):
-        raise Refused(
-            Reason.BAD_HEADER, f"the HDF5 file has no dataset of {dimensions} dimensions as ecg.yaml names it"
-        )
-    chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize  # unpacked whole for any row in it
-    if chunk > MAX_RECORD_BYTES:
-        raise Refused(
-            Reason.TOO_LARGE, f"the HDF5 file is written in chunks of {chunk} bytes; h5repack makes smaller ones"
-        )
-    if found.external:
-        raise Refused(Reason.UNSAFE_PATH, "the HDF5 file keeps its numbers in another file")
-    return found
+            self.stream.close()
 
 
 class Hdf5Files:
     """The HDF5 files of an archive, a few of them open; safe to use from several threads, which take turns."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[str, str], _File] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], _Opened] = OrderedDict()
         self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ending: Any = None
+        self._held: set[int] = set()  # numbers of the files that the child has opened
+        self._closed: list[int] = []  # and those that it need not hold any more
+        self._numbers = 0
 
     def row(self, key: tuple[str, str], opener: Any, sidecar: Sidecar, member: str) -> bytes:
-        """Return one record in NPY form behind `MEMBER`.
+        """Return one record in NPY form behind `MEMBER`; Refused says why there is none.
 
         Parameters
         ----------
@@ -127,40 +86,134 @@ class Hdf5Files:
             Id of the record, as `members` gives it.
         """
         with self._lock:
-            file = self._file(key, opener, sidecar)
-            try:
-                at = file.rows.get(member, -1) if file.rows is not None else _number(member)
-                if not 0 <= at < len(file.data):
-                    raise Refused(Reason.MISSING_FILE, "the HDF5 file holds no record of this id")
-                size = int(np.prod(file.data.shape[1:]))
-                if size > MAX_SAMPLES or file.data.dtype.kind not in "iuf":
-                    raise Refused(
-                        Reason.TOO_LARGE, f"a record of the HDF5 file has {size} samples, or no plain numbers"
-                    )
-                values = file.data[at]
-            except Exception as error:
-                raise file.why(error) from None
-        stream = io.BytesIO()
-        np.lib.format.write_array(stream, np.ascontiguousarray(values), allow_pickle=False)
-        return MEMBER + stream.getvalue()
+            return MEMBER + self._answer(self._file(key, opener, sidecar), {"member": member})
 
-    def members(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> list[str]:
+    def members(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> Sequence[str]:
         """Return the ids of a file's records, in their order."""
         with self._lock:
-            file = self._file(key, opener, sidecar)
-            return list(file.rows) if file.rows is not None else list(map(str, range(len(file.data))))
+            found = json.loads(self._answer(self._file(key, opener, sidecar), {}))
+        return found if isinstance(found, list) else _Numbered(found)
 
-    def _file(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> _File:
+    def _file(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> _Opened:
+        if importlib.util.find_spec("h5py") is None:
+            raise Missing("h5py")
         file = self._open.pop(key, None)
         if file is not None and file.sidecar != sidecar:
-            file.close()
+            self._drop(file)
             file = None
-        file = file or _File(opener(), sidecar)
+        if file is None:
+            self._numbers += 1
+            file = _Opened(self._numbers, opener(), sidecar)
         self._open[key] = file
         while len(self._open) > _OPEN:
-            self._open.popitem(last=False)[1].close()
+            self._drop(self._open.popitem(last=False)[1])
         return file
 
+    def _drop(self, file: _Opened) -> None:
+        file.close()
+        self._closed.append(file.number)
 
-def _number(member: str) -> int:
-    return int(member) if member.isascii() and member.isdigit() and len(member) < 12 else -1
+    def _answer(self, file: _Opened, question: dict[str, Any]) -> bytes:
+        """Return the bytes of an answer; what fails in a child that has answered before is asked once more of a new one."""
+        if file.refused is not None:
+            raise file.refused
+        question |= {"file": file.number, "size": file.size, "dataset": file.sidecar.dataset, "ids": file.sidecar.ids}
+        while True:
+            is_new = self._child is None
+            try:
+                found = self._ask(file, question)
+            except _StorageFailed as failed:
+                self._end()  # it waits in the middle of its question
+                raise failed.error from None
+            except (BrokenPipeError, EOFError, ValueError, KeyError, TypeError):
+                found = self._why()
+            except OutOfTime:
+                found = Refused(Reason.TOO_LARGE, f"reading the HDF5 file takes more than {SECONDS:g} s")
+                self._end()
+            except BaseException:  # of somebody who wants to end
+                self._end()
+                raise
+            if isinstance(found, bytes):
+                return found
+            if self._child is None and not is_new:
+                continue
+            if file.number not in self._held:
+                file.refused = found  # asked again for every record, it might take as long every time
+            raise found
+
+    def _ask(self, file: _Opened, question: dict[str, Any]) -> bytes | Refused:
+        process = self._child or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pipe = child.Pipe(process.stdout, time.monotonic() + SECONDS)
+        _send(process.stdin, json.dumps(question | {"close": self._closed}).encode() + b"\n", pipe.until)
+        self._held.difference_update(self._closed)
+        self._closed.clear()
+        left = MOST_READ
+        while True:
+            answer = json.loads(pipe.line())
+            if "read" in answer:
+                at, length = answer["read"]
+                left -= max(length, _LEAST_READ)
+                if left < 0:
+                    self._end()
+                    return Refused(Reason.TOO_LARGE, f"reading the HDF5 file takes more than {MOST_READ} bytes of it")
+                begun = time.monotonic()
+                try:
+                    data = file.read(at, length)
+                except Exception as error:
+                    raise _StorageFailed(error) from error
+                pipe.until += time.monotonic() - begun
+                _send(process.stdin, json.dumps({"bytes": len(data)}).encode() + b"\n" + data, pipe.until)
+            elif "opened" in answer:
+                self._held.add(answer["opened"])
+            elif "reason" in answer:
+                return Refused(Reason(answer["reason"]), answer["detail"])
+            else:
+                return pipe.take(answer["bytes"])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = self._child = child.start("screening.archive.hdf5_child", MEMORY_MB)
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        self._ending = weakref.finalize(self, child.end, process)
+        return process
+
+    def _why(self) -> Refused:
+        """Return why the child ended by itself."""
+        assert self._child is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)
+        ran_out = self._child.returncode == child.NO_MEMORY
+        self._end()
+        if ran_out:
+            return Refused(Reason.TOO_LARGE, f"reading the HDF5 file takes more than {MEMORY_MB} MB of memory")
+        return Refused(Reason.UNDECODABLE, "the HDF5 library crashed on this file")
+
+    def _end(self) -> None:
+        self._child = None
+        self._held.clear()
+        self._ending()
+
+
+class _Numbered(Sequence[str]):
+    """The ids of records that have none: their numbers."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        return str(range(self._count)[at])
+
+
+def _send(pipe: IO[bytes], data: bytes, until: float) -> None:
+    """Write to a child that may not read."""
+    left = memoryview(data)
+    while left:
+        _, ready, _ = select.select([], [pipe.fileno()], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise OutOfTime
+        left = left[os.write(pipe.fileno(), left) :]

@@ -1,0 +1,107 @@
+"""What files state is taken up within bounds: of bytes held at a time, of what is unpacked, of the lengths of texts."""
+
+from __future__ import annotations
+
+import gzip
+import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from screening.archive import formats, isolated, scan
+from screening.archive.catalog import CatalogSummary, build_catalog, open_catalog
+from screening.archive.identity import PseudonymKey
+from screening.archive.isolated import memory_limit
+from tests import hospital_files as made
+from tests.wfdb_files import ecg, record
+
+KEY = PseudonymKey.of(b"a secret of more than thirty-two characters")
+ID = f"<PatientID>{made.PERSON['id']}</PatientID>".encode()
+
+
+def catalog_of(archive: Path) -> tuple[CatalogSummary, list[dict[str, Any]]]:
+    catalog = archive.parent / "catalog"
+    summary = build_catalog(str(archive), str(catalog), key=KEY)
+    return summary, [row for batch in open_catalog(str(catalog)).iter_batches() for row in batch.to_pylist()]
+
+
+def test_xml_that_unpacks_to_very_much_states_nothing(tmp_path: Path) -> None:
+    archive, good = tmp_path / "archive", made.muse(ecg(500))
+    archive.mkdir()
+    far = gzip.compress(good.replace(ID, b"<PatientID>" + b"1" * 60 * 2**20 + b"</PatientID>"), 1)
+    near = gzip.compress(good.replace(ID, b"<PatientID>" + b"1" * 15 * 2**20 + b"</PatientID>"), 1)
+    for number in range(12):
+        (archive / f"far-{number}.xml.gz").write_bytes(far)
+        (archive / f"near-{number}.xml.gz").write_bytes(near)
+        (archive / f"lies-{number}.xml.gz").write_bytes(near[:-4] + bytes(4))  # of what it holds
+    (archive / "good.xml.gz").write_bytes(gzip.compress(good))
+    (archive / "parts.xml.gz").write_bytes(gzip.compress(good) + gzip.compress(b""))  # the last claims nothing
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    summary, rows = catalog_of(archive)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+    assert summary.records == 38
+    assert sum(row["patient_key"] is not None for row in rows) == 2
+    assert sum(row["age"] is not None for row in rows) == 14
+
+
+def test_texts_that_are_too_long_are_no_names(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name, long in (("short", 256), ("long", 257)):
+        (archive / f"{name}.xml").write_bytes(
+            made.muse(ecg(500)).replace(ID, b"<PatientID>%s</PatientID>" % (b"x" * long))
+        )
+        files = record(name)
+        files[f"{name}.hea"] += b"# patient_id: %s\n" % (b"y" * long)
+        for file, data in files.items():
+            (archive / file).write_bytes(data)
+    summary, rows = catalog_of(archive)
+    assert "2 values of patient_id could not be understood and are null." in summary.warnings
+    assert sorted(row["patient_key"] is not None for row in rows) == [False, False, True, True]
+
+
+def test_memory_that_runs_out_states_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(formats.muse, "facts", none_left)
+    assert formats.facts(made.muse(ecg(500))) is None
+
+
+def test_so_many_bytes_are_let_in_at_a_time() -> None:
+    room, inside, most, lock = scan._Room(10 * 2**20), [0], [0], threading.Lock()
+
+    def work(nbytes: int) -> None:
+        with room(nbytes):
+            with lock:
+                inside[0] += min(nbytes, 10 * 2**20)
+                most[0] = max(most[0], inside[0])
+            time.sleep(0.01)
+            with lock:
+                inside[0] -= min(nbytes, 10 * 2**20)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, [4 * 2**20, 2**30, 6 * 2**20, 3 * 2**20] * 6))
+    assert 4 * 2**20 < most[0] <= 10 * 2**20
+
+
+def test_the_first_try_of_a_decoder_has_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryError), memory_limit(256):
+        bytearray(2**30)
+    assert bytearray(2**30)
+    seen: list[str] = []
+
+    def eats(*_: object) -> None:
+        seen.append("here")
+        bytearray(2**30)
+
+    monkeypatch.setattr(isolated, "decode", eats)
+    with isolated.Decoder(isolated.Limits(30, 256), isolated=False) as decoder:
+        files = record()
+        decoder.decode("x", files.pop("r.hea"), files)
+        assert seen == ["here"]
+        assert decoder._child is not None, "what took too much here was tried in a child"
