@@ -52,7 +52,9 @@ def main() -> int:
     parser.add_argument("--engine", choices=["mutate", "atheris"], default="mutate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--scratch", type=Path, default=Path("fuzz"), help="where inputs that break something are kept")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("build/fuzz"), help="where inputs that break something are kept"
+    )
     options = parser.parse_args()
     names = options.targets.split(",")
     options.scratch.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,12 @@ neither a refusal nor a `UserError`, a message that holds a path, a path that le
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import re
 import struct
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,6 +45,7 @@ from screening.archive.wfdb_header import is_safe_path
 from screening.contract import LEADS
 from screening.errors import UserError
 from screening.recording import Recording, Rejected
+from screening.tar import members
 from tests import hospital_files
 from tests.wfdb_files import ecg, encode, matlab, record, signal_line
 
@@ -108,6 +111,28 @@ def _numbers(data: bytes) -> str:
     """A table of numbers, and its sidecar behind it."""
     table, _, stated = data.partition(CUT)
     return _judged(sidecar.decode("id", table, {sidecar.SIDECAR: stated}))
+
+
+def _tar(data: bytes) -> str:
+    """A tar file: every member that it tells lies within it, and it comes to an end."""
+    try:
+        found = list(members(io.BytesIO(data)))
+    except (tarfile.TarError, ValueError):
+        return "refused"
+    for member in found:
+        if not 0 <= member.offset_data <= len(data) or member.size < 0:
+            raise AssertionError(f"a member at {member.offset_data} of {len(data)} bytes")
+    return f"{min(len(found), 3)} members"
+
+
+def _tar_seed(form: int) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form) as packed:
+        for name, data in _short().items():
+            long = tarfile.TarInfo(f"{'patients/' * 14}{name}")  # longer than a header holds
+            long.size = len(data)
+            packed.addfile(long, io.BytesIO(data))
+    return stream.getvalue()
 
 
 def _short(**options: Any) -> dict[str, bytes]:
@@ -296,6 +321,7 @@ def targets() -> tuple[Target, ...]:
             3,
         ),
         Target("tables", tables, _numbers, 6),
+        Target("tar", tuple(map(_tar_seed, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))), _tar, 6),
     )
 
 
