@@ -155,7 +155,7 @@ def compare(place: Place, runs: Path, undisturbed: Path, *, sample: int = 4) -> 
 
 def leftovers(runs: Path) -> list[Path]:
     """Return what should not be there once a run has ended: temporary files, marks, a lease that was not given back."""
-    run = run_in(runs)
-    left = [run / "begun"] if (run / "begun").exists() else []
-    left += [path for path in sorted(run.glob("lease/*.json"))[-1:] if not path.with_suffix(".released").exists()]
+    left = list(runs.glob("*/begun"))
+    for held in runs.glob("*/lease"):
+        left += [path for path in sorted(held.glob("*.json"))[-1:] if not path.with_suffix(".released").exists()]
     return [*left, *(path for path in runs.rglob("*") if path.name.startswith(".") or path.name.endswith(".tmp"))]

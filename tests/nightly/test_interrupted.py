@@ -20,7 +20,8 @@ from screening.nightly.book import Book
 from screening.nightly.notify import payload
 from screening.nightly.record import Outcome
 from screening.report import write
-from screening.run import ledger, pipeline, plan
+from screening.run import lease as leases
+from screening.run import pipeline, plan
 from screening.run.lease import Lease
 from tests.nightly.conftest import World, bundles_of
 
@@ -61,7 +62,7 @@ def die_at(
         meanwhile.setattr(where, name, dies)
         with pytest.raises(Killed):
             act()
-    monkeypatch.setattr(ledger, "_alive", lambda _pid: False)
+    monkeypatch.setattr(leases, "_alive", lambda _pid: False)
 
 
 def bytes_of(world: World) -> dict[str, str]:
