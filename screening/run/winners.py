@@ -73,32 +73,55 @@ def write_files(
         return _counts(db, index, duplicates)
 
 
+_STEPS = (0, 1, 3)
+"""From one byte of a hash to those of a band, round the 32; of two bands no more than one byte is the same."""
+_MOST = 64
+"""Records of one band that others are compared with: by chance there are not so many of them in 100 million records."""
+
+
+def _bands() -> Iterator[str]:
+    """Yield SQL for three bytes of a tracing's hash, in 32 ways.
+
+    Of two hashes that differ in 17 of 256 bits, anywhere, all bands differ three times in 10,000; in 20 bits, five times in
+    1,000; in 24, five times in 100. A band has 16.8 million values, so that chance makes few alike in millions of records.
+    """
+    octets = [f"((s.t{k} >> {shift}) & 255)" for k in range(4) for shift in range(56, -1, -8)]
+    for first in range(32):
+        one, other, third = (octets[(first + step) % 32] for step in _STEPS)
+        yield f"({one} << 16) + ({other} << 8) + {third}"
+
+
 def _find_same(db: duckdb.DuckDBPyConnection, index: str) -> None:
     """Make ``same``: scored records of the same bytes, or the same tracing, as another; the smallest id stands for all.
 
-    Tracings are looked for where one of the eight 32-bit parts of their hashes is the same: of two that differ in so few bits,
-    hardly ever none is.
+    Tracings are compared where one of the bands of their hashes is the same.
     """
-    tracing = ", ".join(f"t{k}" for k in range(4))
+    words = [f"t{k}" for k in range(4)]
     db.execute(
-        f"""CREATE TABLE scored AS SELECT file_row_number AS ord, content, {tracing}
+        f"""CREATE TABLE scored AS SELECT file_row_number AS ord, content, {", ".join(words)}
             FROM read_parquet($index, file_row_number = true) WHERE scored""",
         {"index": index},
     )
-    apart = " + ".join(f"bit_count(xor(s.t{k}, first.t{k}))" for k in range(4))
-    bands = [f"(s.t{k} >> {shift}) & 4294967295" for k in range(4) for shift in (32, 0)]
     db.execute("CREATE TABLE pairs (ord BIGINT, other BIGINT, how VARCHAR)")
-    for key, how, near in [
-        ("s.content", "bytes", "true"),
-        *((band, "tracing", f"{apart} <= {SAME_BITS}") for band in bands),
-    ]:
+    for keys, how in (["content"], "bytes"), (words, "tracing"):
+        same = " AND ".join(f"s.{key} = first.{key}" for key in keys)
+        db.execute(f"""
+            INSERT INTO pairs SELECT s.ord, first.ord, '{how}'
+            FROM scored s
+            JOIN (SELECT {", ".join(keys)}, min(ord) AS ord FROM scored GROUP BY ALL HAVING count(*) > 1) first ON {same}
+            WHERE s.ord <> first.ord""")
+    db.execute(f"""CREATE TABLE tracings AS SELECT min(ord) AS ord, {", ".join(words)} FROM scored
+                   WHERE t0 IS NOT NULL GROUP BY ALL""")
+    # bit_count is an INT8, of which four add up to no more than 127.
+    apart = " + ".join(f"bit_count(xor(s.{word}, other.{word}))::INTEGER" for word in words)
+    for band in _bands():
         db.execute(f"""
             INSERT INTO pairs
-            SELECT s.ord, first.ord, '{how}'
-            FROM scored s
-            JOIN (SELECT {key} AS key, min(ord) AS ord FROM scored s GROUP BY ALL HAVING count(*) > 1) many ON many.key = {key}
-            JOIN scored first ON first.ord = many.ord
-            WHERE s.ord <> first.ord AND {near}""")
+            WITH many AS (SELECT {band} AS band FROM tracings s GROUP BY ALL HAVING count(*) > 1),
+                 alike AS (SELECT s.*, many.band FROM tracings s JOIN many ON many.band = {band}),
+                 firsts AS (FROM alike QUALIFY row_number() OVER (PARTITION BY band ORDER BY ord) <= {_MOST})
+            SELECT s.ord, other.ord, 'tracing' FROM alike s JOIN firsts other USING (band)
+            WHERE other.ord < s.ord AND {apart} <= {SAME_BITS}""")
     pairs = db.sql("SELECT ord, other, min(how) AS how FROM pairs GROUP BY ALL").to_arrow_table()
     db.register("joined", _joined(pairs))
     db.execute(

@@ -7,13 +7,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.signal import resample_poly
 
+from screening.archive.reader import ArchiveReader
 from screening.errors import UserError
+from screening.recording import Recording
 from screening.run import current as module
 from screening.run.current import Current, Place, forget, open_current, read_row, refresh
-from screening.run.winners import DUPLICATES, INDEX, LEFT_OUT
+from screening.run.duck import database
+from screening.run.winners import DUPLICATES, INDEX, LEFT_OUT, _find_same
+from screening.signal.tracing import tracing_hashes
 from screening.storage import Folder
 from tests.published import publish_run, sha256, write_catalog
 
@@ -155,6 +162,43 @@ def test_a_tracing_in_another_format_is_the_same_tracing(runs: Folder, tmp_path:
         "r4": ("r1", "tracing"),
         "r6": ("r1", "tracing"),
     }
+
+
+def test_copies_at_another_rate_are_found_by_their_bands(ptbxl: Path, runs: Folder, tmp_path: Path) -> None:
+    """The hash changes in up to 17 bits that are spread over all of it."""
+    reader = ArchiveReader(str(ptbxl))
+    names = (ptbxl / "RECORDS").read_text().split()[:40]
+    read = [reader.read(f"{name}.hea", name) for name in names]
+    signals = np.stack([one.signal_mV for one in read if isinstance(one, Recording) and one.signal_mV.shape[1] == 5000])
+    slow = resample_poly(signals, 1, 5, axis=2).astype(np.float32)
+    hashes = [*tracing_hashes(signals, 500.0), *tracing_hashes(slow, 100.0)]
+    count = len(signals)
+    results = {f"r{n}": {"tracing_hash": one} for n, one in enumerate(hashes)}
+    publish_run(runs, catalog(tmp_path, range(2 * count)), "b", results)
+    found = {row["record_id"]: row["same_as"] for row in rows(refresh(runs), DUPLICATES)}
+    pairs = {frozenset(pair) for pair in found.items()}
+    assert pairs == {frozenset((f"r{n}", f"r{n + count}")) for n in range(count)}
+
+
+def test_copies_that_differ_in_bits_anywhere_are_found_among_many(tmp_path: Path) -> None:
+    """Among 20,000 others, of which many share a band and differ in more than 127 bits."""
+    rng = np.random.default_rng(17)
+    count, copies = 20_000, 1_000
+    bits = rng.integers(0, 2, (count, 256), np.uint8)
+    copied = bits[:copies].copy()
+    for row in copied:
+        row[rng.choice(256, 17, replace=False)] ^= 1
+    words = np.packbits(np.concatenate([bits, copied]), axis=1).view(">u8").astype(np.uint64)
+    table = {f"t{k}": words[:, k] for k in range(4)}
+    table |= {"record_id": [f"{n:06d}" for n in range(len(words))], "scored": np.ones(len(words), bool)}
+    index = tmp_path / "index.parquet"
+    pq.write_table(pa.table(table | {"content": np.arange(len(words), dtype=np.uint64)}), index)
+    with database(memory_mb=512) as db:
+        _find_same(db, str(index))
+        same = dict(db.execute("SELECT record_id, same_as FROM same").fetchall())
+    wanted = {f"{count + n:06d}": f"{n:06d}" for n in range(copies)}
+    assert same.items() <= wanted.items(), "others are taken for copies"
+    assert len(same) >= 0.997 * copies
 
 
 def test_an_index_of_before_tracings_were_told_is_built_upon(runs: Folder, tmp_path: Path) -> None:

@@ -334,6 +334,8 @@ def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -
     (root / "deep/no_preamble").write_bytes(made.dicom(digital(), preamble=False))
     (root / "deep/x.XML.GZ").write_bytes(gzip.compress(file_of("muse-xml")))
     (root / "deep/sierra.dat1").write_bytes(file_of("sierra-xml"))
+    (root / "dicom.edf").write_bytes(file_of("dicom"))
+    (root / "muse.dcm").write_bytes(file_of("muse-xml"))
     (root / "notes.unknown").write_text("who reads this?")
     (root / "numbers.csv").write_bytes(made.csv(digital()))
     catalog = tmp_path / "catalog"
@@ -344,13 +346,15 @@ def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -
         "deep/no_preamble": "dicom",
         "deep/x.XML.GZ": "muse-xml",
         "deep/sierra.dat1": "sierra-xml",
+        "dicom.edf": "dicom",
+        "muse.dcm": "muse-xml",
     }
-    assert (summary.records, summary.new) == (4, 4)
+    assert (summary.records, summary.new) == (6, 6)
     assert any("1 table" in warning and "ecg.yaml" in warning for warning in summary.warnings)
     for name in rows:
         good(ArchiveReader(str(root)).read(name, "x"))
     again = build_catalog(str(root), str(catalog), deidentified=True)
-    assert (again.unchanged, again.new) == (4, 0)
+    assert (again.unchanged, again.new) == (6, 0)
     assert {r["record_id"]: r["format"] for r in rows_of(tmp_path)} == rows
 
 
