@@ -109,6 +109,8 @@ def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -
     (root / "deep/no_preamble").write_bytes(made.dicom(digital(), preamble=False))
     (root / "deep/x.XML.GZ").write_bytes(gzip.compress(file_of("muse-xml")))
     (root / "deep/sierra.dat1").write_bytes(file_of("sierra-xml"))
+    (root / "dicom.edf").write_bytes(file_of("dicom"))
+    (root / "muse.dcm").write_bytes(file_of("muse-xml"))
     (root / "notes.unknown").write_text("who reads this?")
     (root / "numbers.csv").write_bytes(made.csv(digital()))
     catalog = tmp_path / "catalog"
@@ -119,13 +121,15 @@ def test_a_file_without_suffix_or_packed_is_found_by_its_bytes(tmp_path: Path) -
         "deep/no_preamble": "dicom",
         "deep/x.XML.GZ": "muse-xml",
         "deep/sierra.dat1": "sierra-xml",
+        "dicom.edf": "dicom",
+        "muse.dcm": "muse-xml",
     }
-    assert (summary.records, summary.new) == (4, 4)
+    assert (summary.records, summary.new) == (6, 6)
     assert any("1 table" in warning and "ecg.yaml" in warning for warning in summary.warnings)
     for name in rows:
         good(ArchiveReader(str(root)).read(name, "x"))
     again = build_catalog(str(root), str(catalog), deidentified=True)
-    assert (again.unchanged, again.new) == (4, 0)
+    assert (again.unchanged, again.new) == (6, 0)
     assert {r["record_id"]: r["format"] for r in rows_of(tmp_path)} == rows
 
 
@@ -342,6 +346,15 @@ def test_a_pulse_before_the_ecg_is_taken_off_too() -> None:
     got = leads_of(np.concatenate([np.tile(pulse, (12, 1)), mV], axis=1))
     assert got.flags == ("calibration_removed",)
     assert got.signal_mV.shape == mV.shape
+
+
+@pytest.mark.parametrize("form", ["hl7-aecg", "dicom", "scp-ecg", "edf"])
+def test_a_pulse_after_the_ecg_is_taken_off(form: str) -> None:
+    pulse = np.zeros((12, made.RATE), np.int64)
+    pulse[:, 200:350] = round(1000 / made.STEP_UV)
+    got = good(decode("x", made.WRITERS[form][1](np.concatenate([digital(), pulse], axis=1)), {}))
+    assert "calibration_removed" in got.flags
+    np.testing.assert_allclose(got.signal_mV, wanted(form), atol=1e-6, rtol=0)
 
 
 # --- Whatever bytes come ---------------------------------------------------------------------------------------------
