@@ -136,6 +136,7 @@ def test_a_night_is_told_to_the_cluster_that_it_has_left(
         joined.append(named)
         yield
 
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests of this process have joined
     monkeypatch.setattr("screening.cluster.cluster", cluster)
     monkeypatch.setattr("screening.run.metrics._instruments", lambda: instruments if joined else None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

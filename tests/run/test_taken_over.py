@@ -35,7 +35,7 @@ def finish(run: Folder, lease: Lease) -> pipeline.RunOutcome:
     source = Source(lease.folder, plan, None, {})  # type: ignore[arg-type]
     nobody = pipeline._Told(*(lambda *_: None,) * 3)
     runs = Folder(run.url.rsplit("/", 1)[0])
-    return pipeline._finish(source, runs, RunSettings(), lease, datetime.now(UTC), None, nobody)
+    return pipeline._finish(source, runs, RunSettings(), 1, lease, datetime.now(UTC), None, nobody)
 
 
 def take_over(run: Folder) -> None:
@@ -87,7 +87,6 @@ def test_no_shard_is_waited_for_once_the_run_is_taken_over(run: Folder, monkeypa
             yield shard, done[shard], {}
 
     monkeypatch.setattr(engine, "execute", execute)
-    monkeypatch.setattr(engine, "workers_for", lambda *_: 1)
     with Lease(run, beat_s=0.05) as lease, pytest.raises(UserError, match="was taken over by another runner"):
         finish(run, lease)
     assert asked == [0, 1]
