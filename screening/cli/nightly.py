@@ -177,7 +177,8 @@ class _Teller:
             with suppress(UserError):
                 self.write_metrics()
         if not ended.already or night.date == str(self._tonight):  # an earlier night's success is no news of today
-            self._meter.night(night, [(one.kind, one.level) for one in ended.findings], at=time())
+            found = [(one.kind, one.level) for one in ended.findings]
+            self._meter.night(night, found, at=time(), address=self._settings.address)
         counted = ("outcome", "planned", "scored", "rejected", "flagged", "waiting")
         of_it = {name: getattr(night, name) for name in counted}
         # of a run that was begun and is not published; the night's own counts are of those that are
