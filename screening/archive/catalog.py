@@ -282,7 +282,8 @@ def build_catalog(
     Records are found by a metadata table (one row a record; files that no row names are not part of the population),
     else by RECORDS files, else by listing headers. Without a table, age, sex and statements come from the headers'
     comments, and a later scan with the same settings reads only the headers of new and changed records. A record's
-    version covers the files in its header's folder that share the header's stem.
+    version covers the files in its header's folder that share the header's stem, and what else the header names where
+    there is none of these, or files that belong to no header.
 
     Parameters
     ----------

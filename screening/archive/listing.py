@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import posixpath
 import re
@@ -12,7 +13,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
@@ -41,6 +42,10 @@ SIDECAR_FORMATS = ("csv", "npy", "hdf5")
 """Formats that state neither unit nor rate: their files are records where a sidecar does."""
 SIDECAR_MARK = ":sidecar"
 """Stands for the suffix of the sidecar among the files of a record."""
+OTHERS_MARK = ":others"
+"""Stands for the suffix of what a header names that does not share its stem, all of it together and without names."""
+_STRAYS_SHARE = 64
+"""Headers a signal file without a header, above which these are not asked whose it is."""
 PACKED_SUFFIX = ".gz"
 _NO_RECORDS = re.compile(
     r"\.(?:atr|bat|bmp|bz2|cfg|conf|css|db|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|log|md?|parquet|pdf|png|ps|py|qrs|r"
@@ -221,6 +226,24 @@ def is_covered(version: str, location: str, path: str) -> bool:
     return stem == stem_of(file_of(location)) and _marks(version).get(suffix, "?") != "?"
 
 
+def others_of(files: Iterable[tuple[int, str]]) -> FileFacts:
+    """Return the files that a header names and that do not share its stem as one, from size and token of each in order."""
+    found = list(files)
+    token = "\n".join(f"{size}\t{token}" for size, token in found) if all(token for _, token in found) else ""
+    return OTHERS_MARK, sum(size for size, _ in found), token
+
+
+def covers_others(version: str | None) -> bool:
+    """Whether a record's version speaks of files that do not share its header's stem."""
+    return version is not None and _marks(version).get(OTHERS_MARK, "?") != "?"
+
+
+def others_changed(version: str, files: Iterable[tuple[int, str]]) -> bool:
+    """Whether these are others than when their record had ``version``."""
+    mark = mark_of(*others_of(files)[1:])
+    return _marks(version).get(OTHERS_MARK, mark) not in (mark, "?") and mark != "?"
+
+
 def sidecar_version(version: str | None, path: str) -> str | None:
     """Return a record's version as that of its sidecar at ``path``; None where it says nothing of one."""
     mark = _marks(version).get(SIDECAR_MARK) if version is not None else None
@@ -280,7 +303,7 @@ def _is_inside(real_root: str, path: str) -> bool:
 class FolderContent:
     """The files of one folder by stem, and its sub-folders."""
 
-    __slots__ = ("entries", "files", "folders", "links", "real")
+    __slots__ = ("_has_strays", "entries", "files", "folders", "links", "real")
 
     def __init__(self) -> None:
         self.files: dict[str, list[FileFacts]] = {}
@@ -288,6 +311,7 @@ class FolderContent:
         self.links: set[str] = set()  # which of the sub-folders are symbolic links
         self.real: tuple[int, int] | None = None  # device and inode of a local folder
         self.entries = 0
+        self._has_strays: bool | None = None
 
     def add(self, name: str, size: int, token: str) -> None:
         """Add a file."""
@@ -302,6 +326,19 @@ class FolderContent:
         if files is None or not any(found == suffix for found, _, _ in files):
             return None
         return files if suffix == HEADER_SUFFIX else [entry for entry in files if entry[0] == suffix]
+
+    def names_others(self, name: str) -> bool:
+        """Whether the header ``name`` may name files of another stem: it has none beside it, or there are some of nobody's."""
+        stem, suffix = posixpath.splitext(name)
+        if suffix != HEADER_SUFFIX or stem not in self.files:
+            return False
+        if self._has_strays is None:
+            bare = [any(_is_signal(found) for found, _, _ in files) for files in self._without_header()]
+            self._has_strays = sum(bare) * _STRAYS_SHARE >= len(self.files) - len(bare) and any(bare)
+        return self._has_strays or not any(_is_signal(found) for found, _, _ in self.files[stem])
+
+    def _without_header(self) -> list[list[FileFacts]]:
+        return [files for files in self.files.values() if not any(found == HEADER_SUFFIX for found, _, _ in files)]
 
     def records(self) -> Iterator[str]:
         """Yield the names of the files that open a record, or may do so, sorted."""
@@ -324,6 +361,11 @@ class FolderContent:
     def containers(self) -> int:
         """Return how many files are archives themselves."""
         return sum(suffix.lower() in _CONTAINERS for files in self.files.values() for suffix, _, _ in files)
+
+
+def _is_signal(suffix: str) -> bool:
+    is_record = suffix == HEADER_SUFFIX or suffix.lower() in OTHER_FORMATS
+    return bool(suffix) and not (is_record or _NO_RECORDS.fullmatch(suffix))
 
 
 class _Level(NamedTuple):
@@ -354,6 +396,14 @@ class Listing:
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
+        return [folder.find(name) for folder, name in self._within(locations)]
+
+    def names_others(self, locations: list[str]) -> list[bool]:
+        """Return whether the header of each record may name files that do not share its stem; it is not read for that."""
+        return [folder.names_others(name) for folder, name in self._within(locations)]
+
+    def _within(self, locations: list[str]) -> list[tuple[FolderContent, str]]:
+        """Return the folder of each location, and its name there."""
         folders = list(dict.fromkeys(posixpath.dirname(file_of(location)) for location in locations))
         new = [folder for folder in folders if folder not in self._cache]
         for group, folder_of in self._fetch(new, len(locations)):
@@ -366,7 +416,7 @@ class Listing:
                 self._cache.move_to_end(folder)
         empty = FolderContent()
         found = [
-            self._cache.get(posixpath.dirname(at), empty).find(posixpath.basename(at)) for at in map(file_of, locations)
+            (self._cache.get(posixpath.dirname(at), empty), posixpath.basename(at)) for at in map(file_of, locations)
         ]
         self._shrink()
         return found
@@ -436,7 +486,9 @@ class Listing:
             raise UserError(f"RECORDS files are nested more than {MAX_RECORDS_DEPTH} deep; mend {named_by}.")
         number = 0
         try:
-            with open_within(self._fs, self._root, posixpath.join(folder, "RECORDS"), shown) as stream:
+            with open_within(self._fs, self._root, posixpath.join(folder, "RECORDS"), shown) as found:
+                # Files of object stores do not take a limit of a line's length.
+                stream = found if self._is_local else io.BufferedReader(cast(io.RawIOBase, found))
                 while line := stream.readline(_MAX_LINE):
                     number += 1
                     if len(line) == _MAX_LINE:

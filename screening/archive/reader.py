@@ -23,17 +23,19 @@ from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import SIDECAR
 from screening.archive.listing import (
     SIDECAR_FORMATS,
+    covers_others,
     file_of,
     format_by_name,
     is_changed,
     mark_of,
     member_of,
+    others_changed,
     sidecar_version,
     stem_of,
     token_of,
 )
 from screening.archive.objects import Objects, objects_below
-from screening.archive.wfdb_header import is_safe_path, looks_like_header
+from screening.archive.wfdb_header import is_safe_path, looks_like_header, parse
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError
 from screening.recording import Recording, Rejected
@@ -46,11 +48,17 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _DAMAGED_IN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 """What zipfile raises of a member that is damaged, encrypted or packed in a way that it does not know."""
 _CLOSED = "this account may not read a file of the record"
+MAX_SEGMENTS = 1_000
+"""Of a record, above which a scan does not ask each what it names; a change of its signals is not told then."""
 _PROBED = 64
 """Files that are tried, to tell one that is closed to us from an archive that is."""
 _IN_ONE_FILE = (ZipFileSystem, TarArchive)
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
+
+
+Seen = list[tuple[int, str]] | None
+"""(size, token) of files that were read, in order; None where nobody asks."""
 
 
 class Fetched(NamedTuple):
@@ -165,13 +173,18 @@ class ArchiveReader:
                 return Fetched(head, {SIDECAR: self._sidecar(location, version)})
             left = MAX_RECORD_BYTES - len(head)
             folder = location[: location.rfind("/") + 1]
+            seen: Seen = [] if covers_others(version) else None
             while names := [name for name in wfdb.signal_file_names(head, files) if name not in files]:
                 for name in names:
-                    files[name] = self._fetch(
-                        folder + name, left + 1, _version_for(version, location, folder + name), whole=True
-                    )
+                    path = folder + name
+                    if stem_of(path) == stem_of(location):  # of these the version speaks one by one
+                        files[name] = self._fetch(path, left + 1, version, whole=True)
+                    else:
+                        files[name] = self._fetch(path, left + 1, None, whole=True, seen=seen)
                     left -= len(files[name])
                     _require_size(MAX_RECORD_BYTES - left)
+            if version is not None and seen is not None and others_changed(version, seen):
+                raise Refused(Reason.CHANGED, _CHANGED)
         except Missing as missing:
             return Rejected(record_id, Reason.UNKNOWN_FORMAT, str(missing))
         except Refused as refused:
@@ -181,6 +194,21 @@ class ArchiveReader:
                 return Rejected(record_id, Reason.UNKNOWN_FORMAT, f"a {container} file, which no reader here knows")
             return Rejected(record_id, refused.reason, refused.detail)
         return Fetched(head, files)
+
+    def elsewhere(self, location: str) -> list[str]:
+        """Return the files of a WFDB record that do not share its header's stem, in the order in which `fetch` reads them."""
+        folder, names = location[: location.rfind("/") + 1], []
+        try:
+            head = self._fetch(location, MAX_HEADER_BYTES + 1, None)
+            if not looks_like_header(head):
+                return []
+            names = list(wfdb.signal_file_names(head))
+            if parse(head).segments and len(names) <= MAX_SEGMENTS:
+                headers = {name: self._fetch(folder + name, MAX_HEADER_BYTES + 1, None) for name in names}
+                names += [name for name in wfdb.signal_file_names(head, headers) if name not in headers]
+        except (Refused, PermissionError):  # the run will say so
+            pass
+        return [folder + name for name in names if is_safe_path(name) and stem_of(folder + name) != stem_of(location)]
 
     def members(self, location: str) -> Sequence[str]:
         """Return the ids of the records in an HDF5 file; Refused where it, or its sidecar, does not tell them."""
@@ -216,27 +244,34 @@ class ArchiveReader:
             return found
         raise sidecar.missing()
 
-    def _fetch(self, path: str, limit: int, version: str | None, *, whole: bool = False) -> bytes:
-        """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it."""
+    def _fetch(self, path: str, limit: int, version: str | None, *, whole: bool = False, seen: Seen = None) -> bytes:
+        """Return a file's first ``limit`` bytes; with ``whole``, refuse a larger file before reading it.
+
+        Size and token of the file are added to ``seen``.
+        """
         if not is_safe_path(path):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
         fs, root = self._open()
         if isinstance(fs, LocalFileSystem):
-            return self._fetch_local(root, path, limit, version, whole=whole)
+            return self._fetch_local(root, path, limit, version, whole=whole, seen=seen)
         if self._objects is False:
             self._objects = objects_below(self.root_url, self.storage_options)
         if isinstance(self._objects, Objects) and (found := self._objects.get(path, limit)) is not None:
             if version is not None and is_changed(version, path, mark_of(found.size, found.token)):
                 raise Refused(Reason.CHANGED, _CHANGED)
+            if seen is not None:
+                seen.append((found.size, found.token))
             return found.data
         try:
             # One request, and never more than the limit; asking for the size first would double the waiting.
             data = bytes(fs.cat_file(f"{root}/{path}", start=0, end=limit))
-            if version is not None:  # asked after reading, so that what was read is what is judged
+            if version is not None or seen is not None:  # asked after reading, so that what was read is what is judged
                 info = fs.info(f"{root}/{path}")
                 size = int(info.get("size") or 0)
-                if is_changed(version, path, mark_of(size, token_of(info))):
+                if version is not None and is_changed(version, path, mark_of(size, token_of(info))):
                     raise Refused(Reason.CHANGED, _CHANGED)
+                if seen is not None:
+                    seen.append((size, token_of(info)))
                 if size and len(data) != min(size, limit):
                     if isinstance(fs, _IN_ONE_FILE):  # it comes from what the file says of itself
                         raise Refused(Reason.TRUNCATED, f"{len(data)} of the {size} bytes claimed are there")
@@ -272,7 +307,7 @@ class ArchiveReader:
             self._storage = (fs, root.rstrip("/"))
         return self._storage
 
-    def _fetch_local(self, root: str, path: str, limit: int, version: str | None, *, whole: bool) -> bytes:
+    def _fetch_local(self, root: str, path: str, limit: int, version: str | None, *, whole: bool, seen: Seen) -> bytes:
         full = f"{root}/{path}"
         try:
             self._stay_inside(root, full[: full.rfind("/")])
@@ -294,6 +329,9 @@ class ArchiveReader:
                     status = os.fstat(descriptor)
                     if is_changed(version, path, mark_of(status.st_size, str(status.st_mtime_ns))):
                         raise Refused(Reason.CHANGED, _CHANGED)
+                if seen is not None:
+                    status = os.fstat(descriptor)
+                    seen.append((status.st_size, str(status.st_mtime_ns)))
                 return data
             finally:
                 os.close(descriptor)
@@ -342,11 +380,6 @@ class ArchiveReader:
 def _require_size(size: int) -> None:
     if size > MAX_RECORD_BYTES:
         raise Refused(Reason.TOO_LARGE, f"the record has more than {MAX_RECORD_BYTES} bytes")
-
-
-def _version_for(version: str | None, location: str, path: str) -> str | None:
-    """Return the version where it speaks of ``path``: it covers the files beside the record's first with the same stem."""
-    return version if stem_of(path) == stem_of(location) else None
 
 
 def _files_near(root: str, folder: str) -> Iterator[str]:

@@ -34,8 +34,10 @@ from screening.archive.listing import (
     format_by_name,
     location_of,
     member_of,
+    others_of,
     plain_id,
     safe_location,
+    stem_of,
     version_of,
 )
 from screening.archive.metadata import Facts
@@ -113,6 +115,12 @@ def _of(values: list[T], places: list[int]) -> list[T]:
 def _states(kind: str) -> bool:
     """Whether files of a format say more of their record than a table beside them may."""
     return kind != "wfdb" and kind not in SIDECAR_FORMATS
+
+
+def _one_of(entries: list[FileFacts] | None, path: str) -> tuple[int, str]:
+    """Return size and token of the file at ``path`` among those of its stem; without a token where it is absent."""
+    suffix = path[len(stem_of(path)) :]
+    return next(((size, token) for found, size, token in entries or () if found == suffix), (0, ""))
 
 
 def _most(suffix: str) -> int:
@@ -237,10 +245,11 @@ class Scan:
             [location if clean[i] is not None else None for i, location in zip(keep, locations, strict=True)]
         )
         kinds = [opened[i][1] for i in keep]
-        beside = self._sidecars(locations, kinds)
+        beside, elsewhere = self._sidecars(locations, kinds), self._elsewhere(locations, files)
         sizes, versions = [], []
-        for found, sidecar in zip(files, beside, strict=True):
-            size, version = version_of([*found, *sidecar]) if found is not None else (0, ABSENT)
+        for i, (found, sidecar) in enumerate(zip(files, beside, strict=True)):
+            others = elsewhere.get(i, [])
+            size, version = version_of([*found, *sidecar, *others]) if found is not None else (0, ABSENT)
             sizes.append(size)
             versions.append(version)
         before = self._compare(
@@ -334,6 +343,20 @@ class Scan:
                     if entries:
                         found[i] = [(SIDECAR_MARK, *entries[0][1:])]
                         break
+        return found
+
+    def _elsewhere(self, locations: list[str], files: list[list[FileFacts] | None]) -> dict[int, list[FileFacts]]:
+        """Return, by place, the files of records that do not share their header's stem; only doubtful headers are read."""
+        there = [i for i, found in enumerate(files) if found is not None]
+        doubtful = self._listing.names_others([locations[i] for i in there])
+        asked = [i for i, is_doubtful in zip(there, doubtful, strict=True) if is_doubtful]
+        named = list(self._pool.map(lambda i: self._reader.elsewhere(locations[i]), asked))
+        entries = iter(self._listing.find([path for paths in named for path in paths]))
+        found: dict[int, list[FileFacts]] = {}
+        for i, paths in zip(asked, named, strict=True):
+            facts = [_one_of(next(entries), path) for path in paths]
+            if facts:
+                found[i] = [others_of(facts)]
         return found
 
     def _is_record(self, location: str, kind: str, sidecar: list[FileFacts], kept: bool, looks: str | None) -> bool:
