@@ -122,7 +122,7 @@ def _tar(data: bytes) -> str:
     for member in found:
         if not 0 <= member.offset_data <= len(data) or member.size < 0:
             raise AssertionError(f"a member at {member.offset_data} of {len(data)} bytes")
-    return f"{min(len(found), 3)} members"
+    return "read" if found else "empty"
 
 
 def _tar_seed(form: int) -> bytes:

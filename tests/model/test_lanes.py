@@ -60,7 +60,7 @@ def test_padding_changes_no_logit() -> None:
     assert lane.collect() == whole[:2], "what the batch before left must not count"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_a_gpu_gives_what_the_network_gives() -> None:
     torch.backends.cudnn.allow_tf32 = False
     bundle = load_bundle(PRETRAINED)

@@ -112,9 +112,9 @@ class World:
         )
         return str(paths[number].relative_to(self.archive).with_suffix(""))
 
-    def night(self, day: str | date, *, again: bool = False, **changes: Any) -> Ended:
-        """Do a night's work."""
-        given = {
+    def given(self, **changes: Any) -> dict[str, Any]:
+        """Return the settings of a night here, as a file of settings would hold them."""
+        return {
             "archive": str(self.archive),
             "catalog": str(self.folder / "catalog"),
             "runs": str(self.folder / "runs"),
@@ -128,8 +128,11 @@ class World:
             **self.settings,
             **changes,
         }
+
+    def night(self, day: str | date, *, again: bool = False, **changes: Any) -> Ended:
+        """Do a night's work."""
         return run_night(
-            NightlySettings.model_validate(given),
+            NightlySettings.model_validate(self.given(**changes)),
             self.model or (lambda: self.bundle),
             date.fromisoformat(str(day)),
             Around(

@@ -18,7 +18,7 @@ from screening.run.pipeline import Progress
 from screening.signal.simulate import SimulationSettings, write_archive
 from screening.storage import Folder
 from screening.train.registry import move_champion, register
-from tests.nightly.conftest import REPORTING, RUN, World, bundles_of
+from tests.nightly.conftest import World, bundles_of
 
 PLANNED = {"records": 16, "shards": 2, "left": 2, "model": "tiny", "model_version": "1", "device": "cpu", "workers": 1}
 RUN_ID = "0123456789abcdef"
@@ -26,22 +26,9 @@ RUN_ID = "0123456789abcdef"
 
 def nightly(world: World, *options: str, **settings: Any) -> int:
     """Run the command, and return its exit code."""
-    given = {
-        "archive": str(world.archive),
-        "catalog": str(world.folder / "catalog"),
-        "runs": str(world.folder / "runs"),
-        "report": str(world.folder / "report"),
-        "deidentified": True,
-        "labels": "ptbxl-mi",
-        "model": str(world.bundle.path),
-        "worklist": False,
-        "mlflow": False,
-        "run": RUN,
-        "reporting": REPORTING,
-        "metrics_file": str(world.folder / "night.prom"),
-        "notify": {"when": "always", "command": ["tee", "-a", str(world.folder / "told.jsonl")]},
-        **settings,
-    }
+    metrics, tee = world.folder / "night.prom", ["tee", "-a", str(world.folder / "told.jsonl")]
+    notify = {"when": "always", "command": tee}
+    given = world.given(model=str(world.bundle.path), metrics_file=str(metrics), notify=notify) | settings
     file = world.folder / "nightly.yaml"
     file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in given.items()))
     arguments = ["nightly", "--settings", str(file), "--state", str(world.folder / "state"), *options]

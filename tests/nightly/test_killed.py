@@ -23,19 +23,8 @@ pytestmark = [pytest.mark.long]
 
 def settings_of(world: World) -> Path:
     path = world.folder / "nightly.yaml"
-    given = {
-        "archive": str(world.archive),
-        "catalog": str(world.folder / "catalog"),
-        "runs": str(world.folder / "runs"),
-        "report": str(world.folder / "report"),
-        "deidentified": True,
-        "labels": "ptbxl-mi",
-        "worklist": False,
-        "mlflow": False,
-        "model": str(world.bundle.path),
-        "run": {"attribution": "none", "shard_records": 4, "donor_set": 4},
-        "reporting": PROTECTED,
-    }
+    run = {"attribution": "none", "shard_records": 4, "donor_set": 4}
+    given = world.given(model=str(world.bundle.path), run=run, reporting=PROTECTED)
     path.write_text(yaml.safe_dump(given))
     return path
 
