@@ -7,6 +7,7 @@ its sockets, logs and spilled objects in a folder that is closed to other users 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -152,18 +153,32 @@ def _refused(named: str | None, error: Exception, said: str) -> str:
 
 @contextmanager
 def _our_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM that stands: Ray, where it starts, puts in one that exits without a word."""
+    """Keep the handler of SIGTERM that stands, while Ray starts and for as long as it is there.
+
+    Ray puts in two that end the process without a word: one in Python, and one in its C++ core, which takes its own away when
+    it goes, so that SIGTERM kills. The core puts none in that it has in, and takes none away that it has not: so it is made to
+    do both before it is due (ray/util/logging.cc). A Ray without these functions only does as it would.
+    """
     ours = signal.getsignal(signal.SIGTERM)
     in_main = threading.current_thread() is threading.main_thread()
+
+    def of_core(name: str, *arguments: Any) -> None:
+        with suppress(AttributeError):
+            getattr(ctypes.CDLL(ray._raylet.__file__), name)(*arguments)
+        is_ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the command was interrupted meanwhile
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if is_ignored else ours)
+
     try:
+        if in_main:
+            of_core("_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb", None, False)
         yield
-    except SystemExit:  # Ray's handler, called in its short reign
+    except SystemExit:  # Ray's handler in Python, called in its short reign
         if in_main and callable(ours):
             ours(signal.SIGTERM, None)
         raise
     finally:
-        if in_main and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-            signal.signal(signal.SIGTERM, ours)
+        if in_main:
+            of_core("_ZN3ray6RayLog21UninstallSignalActionEv")
 
 
 def _watched(named: str | None) -> AbstractContextManager[threading.Event]:

@@ -36,6 +36,7 @@ from screening.archive.listing import WORKERS, Listing, join, open_root, without
 from screening.archive.metadata import ColumnMapping
 from screening.archive.reader import ArchiveReader
 from screening.archive.scan import KEPT_COLUMNS, PreviousRows, Scan
+from screening.archive.stated import StatedFacts
 from screening.archive.store import CATALOG_SCHEMA, NAMES, ROW_GROUP, CatalogFiles, is_as_written, locate, open_folder
 from screening.contract import NOTICE, sha256_of
 from screening.errors import UserError
@@ -325,7 +326,11 @@ def build_catalog(
     previous = _previous_rows(earlier) if earlier else None
     forgotten = _noted(out_fs, folder)
     unreadable: Counter[str] = Counter()
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool, CatalogFiles(out_fs, folder) as files:
+    with (
+        CatalogFiles(out_fs, folder) as files,
+        StatedFacts() as stated,
+        ThreadPoolExecutor(WORKERS, thread_name_prefix="catalog") as pool,
+    ):
         listing = Listing(fs, root, pool)
         source = discover(fs, root, listing, metadata, mapping, unreadable, storage_options=storage_options)
         settings = {
@@ -342,6 +347,7 @@ def build_catalog(
             ArchiveReader(archive_url, storage_options),
             pool,
             listing,
+            stated,
             Labeller(rule, source.superclasses),
             key or PUBLIC_KEY,
             deidentified=deidentified,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -42,6 +41,7 @@ from screening.archive.listing import (
 )
 from screening.archive.metadata import Facts
 from screening.archive.reader import ArchiveReader
+from screening.archive.stated import StatedFacts
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
 from screening.contract import MAX_HEADER_BYTES
 from screening.errors import UserError
@@ -56,10 +56,6 @@ BATCH = 4_096
 
 _MAX_USELESS = 20
 """Rows a record that say nothing new, above which a table is no table of records."""
-
-_ROOM = 32 * 2**20
-"""Bytes of files whose statements are looked for at a time: XML takes many times its size, and it is done by many threads."""
-_SMALL = 2**18
 
 KEPT_COLUMNS = (
     *("patient_key", "acquired_at", "age", "sex", "site", "device", "rate_hz", "duration_s"),
@@ -127,29 +123,6 @@ def _most(suffix: str) -> int:
     return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else formats.MAX_STATED_BYTES
 
 
-class _Room:
-    """Lets so many bytes in at a time; few are let in at once."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._freed = threading.Condition()
-
-    @contextmanager
-    def __call__(self, nbytes: int) -> Iterator[None]:
-        nbytes = min(nbytes, self._most) if nbytes > _SMALL else 0
-        if nbytes:
-            with self._freed:
-                self._freed.wait_for(lambda: self._left >= nbytes)
-                self._left -= nbytes
-        try:
-            yield
-        finally:
-            if nbytes:
-                with self._freed:
-                    self._left += nbytes
-                    self._freed.notify_all()
-
-
 class _Seen:
     """Ids seen so far, 8 bytes each: sorted runs that are merged when they have grown alike."""
 
@@ -179,6 +152,7 @@ class Scan:
         reader: ArchiveReader,
         pool: ThreadPoolExecutor,
         listing: Listing,
+        stated: StatedFacts,
         labeller: Labeller,
         key: PseudonymKey,
         *,
@@ -188,12 +162,12 @@ class Scan:
         unreadable: Counter[str],
         forgotten: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
     ) -> None:
-        self._reader, self._pool, self._listing = reader, pool, listing
+        self._reader, self._pool, self._listing, self._stated_facts = reader, pool, listing, stated
         self._labeller, self._key, self._deidentified = labeller, key, deidentified
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
         self._forgotten_records, self._forgotten_patients = forgotten
         self._statement_texts = {*labeller.rule.positive_codes, *labeller.rule.negative_codes}
-        self._seen, self._room = _Seen(), _Room(_ROOM)
+        self._seen = _Seen()
         self.count: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 
@@ -421,7 +395,7 @@ class Scan:
         known = formats.format_of(data)
         if known is None:
             return None, None, unreadable
-        facts = formats.facts(data, self._room)
+        facts = self._stated_facts.of(data)
         return known.NAME, facts.bounded(unreadable) if facts is not None else None, unreadable
 
     def _row_of(self, told: Facts | None, stated: Facts | None, before: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,22 +1,24 @@
-"""What files state is taken up within bounds: of bytes held at a time, of what is unpacked, of the lengths of texts."""
+"""What files state is taken up within bounds: of time and memory, of what is unpacked, of the lengths of texts."""
 
 from __future__ import annotations
 
 import gzip
+import struct
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from screening.archive import formats, isolated, scan
+from screening.archive import formats, isolated
 from screening.archive.catalog import CatalogSummary, build_catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.isolated import memory_limit
+from screening.archive.stated import StatedFacts
 from tests import hospital_files as made
 from tests.wfdb_files import ecg, record
 
@@ -79,21 +81,38 @@ def test_memory_that_runs_out_states_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert formats.facts(made.muse(ecg(500))) is None
 
 
-def test_so_many_bytes_are_let_in_at_a_time() -> None:
-    room, inside, most, lock = scan._Room(10 * 2**20), [0], [0], threading.Lock()
+def test_a_child_reads_what_the_process_itself_does() -> None:
+    files = [writer(ecg(500) // 5) for _, writer in made.WRITERS.values()]
+    files += [gzip.compress(files[0]), b"no file that is known", b""]
+    with StatedFacts(small=-1, children=2) as stated, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(stated.of, files))
+    assert found == [formats.facts(data) for data in files]
+    assert sum(facts is not None for facts in found) == len(made.WRITERS) + 1
 
-    def work(nbytes: int) -> None:
-        with room(nbytes):
-            with lock:
-                inside[0] += min(nbytes, 10 * 2**20)
-                most[0] = max(most[0], inside[0])
-            time.sleep(0.01)
-            with lock:
-                inside[0] -= min(nbytes, 10 * 2**20)
 
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(work, [4 * 2**20, 2**30, 6 * 2**20, 3 * 2**20] * 6))
-    assert 4 * 2**20 < most[0] <= 10 * 2**20
+def test_what_takes_too_long_states_nothing_and_ends_with_its_child() -> None:
+    """Millions of empty items in a sequence of annotations: pydicom takes minutes for them."""
+    good, items = made.dicom(ecg(500)), 2**20
+    sequence = struct.pack("<HH2sHI", 0x0040, 0xB020, b"SQ", 0, 8 * items)
+    hostile = good + sequence + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * items
+    begun = time.monotonic()
+    with StatedFacts(seconds=1.0, children=1) as stated:
+        assert stated.of(hostile) is None
+        assert stated.of(good + b"\0" * 2**19) is None  # behind it is no DICOM
+        assert stated.of(gzip.compress(good)) == formats.facts(good)
+        processes = psutil.Process().children()
+    assert time.monotonic() - begun < 30
+    assert not any(process.is_running() for process in processes)
+
+
+def test_a_file_on_which_the_child_dies_is_tried_once_more_and_the_next_is_read() -> None:
+    good = gzip.compress(made.muse(ecg(500)))
+    with StatedFacts(children=1) as stated:
+        assert stated.of(good) is not None
+        (process,) = psutil.Process().children()
+        process.kill()
+        assert stated.of(good) is not None
+        assert stated.of(good) is not None
 
 
 def test_the_first_try_of_a_decoder_has_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,12 +28,11 @@ def terminate(driver: Driver) -> None:
     os.kill(driver.process.pid, signal.SIGTERM)
 
 
-def terminate_twice(driver: Driver) -> None:
-    """As an impatient operator does."""
-    terminate(driver)
-    time.sleep(0.3)
-    if driver.code is None:
+def terminate_impatiently(driver: Driver) -> None:
+    """As an operator does who asks until it has ended: while it lets go of its leases, of Ray, of the interpreter."""
+    while driver.code is None:
         terminate(driver)
+        time.sleep(0.005)
 
 
 def press_ctrl_c(driver: Driver) -> None:
@@ -44,7 +43,7 @@ def press_ctrl_c(driver: Driver) -> None:
         os.killpg(driver.process.pid, signal.SIGINT)
 
 
-WAYS: tuple[Callable[[Driver], None], ...] = (terminate, terminate_twice, press_ctrl_c)
+WAYS: tuple[Callable[[Driver], None], ...] = (terminate, terminate_impatiently, press_ctrl_c)
 
 
 def interrupt(place: Place, runs: Path, stage: str, way: Callable[[Driver], None], log: Path) -> None:
@@ -89,7 +88,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_to_the_same_bytes(
 ) -> None:
     runs = tmp_path / "runs"
     place = replace(place, options=tuple(option for option in place.options if option != "--json"))
-    for stage, way in (("scoring", press_ctrl_c), ("publishing", terminate)):
+    for stage, way in (("scoring", press_ctrl_c), ("publishing", terminate_impatiently)):
         interrupt(place, runs, stage, way, tmp_path / f"{stage}.log")
     done = place.screen(runs)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -81,26 +80,14 @@ def _unpacked_beginning(data: bytes) -> bytes:
     return out
 
 
-def facts(data: bytes, room: Callable[[int], AbstractContextManager[None]] | None = None) -> Facts | None:
-    """Return what a file states about its record, None where it cannot be understood, or states it in too many bytes.
-
-    ``room`` is entered with the number of bytes to be held while they are read.
-    """
+def facts(data: bytes) -> Facts | None:
+    """Return what a file states about its record, None where it cannot be understood, or states it in too many bytes."""
     try:
-        for size in (_claimed_size(data), MAX_STATED_BYTES):  # gzip's claim may be wrong
-            with room(size) if room is not None else nullcontext():
-                whole = unpacked(data, size + 1) if data.startswith(GZIP) else data
-                if len(whole) <= size:
-                    known = format_of(whole)
-                    return known.facts(whole) if known else None
+        whole = unpacked(data, MAX_STATED_BYTES + 1) if data.startswith(GZIP) else data
+        known = format_of(whole) if len(whole) <= MAX_STATED_BYTES else None
+        return known.facts(whole) if known else None
     except Exception:  # whatever is wrong, the run says it in the record's row
-        pass
-    return None
-
-
-def _claimed_size(data: bytes) -> int:
-    """Return how many bytes a file holds, unpacked; gzip says so at its end (RFC 1952)."""
-    return min(int.from_bytes(data[-4:], "little") if data.startswith(GZIP) else len(data), MAX_STATED_BYTES)
+        return None
 
 
 def decode(record_id: str, data: bytes) -> Recording | Rejected:
