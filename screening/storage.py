@@ -142,6 +142,16 @@ def make_folders(path: str, *, mode: int = 0o700) -> None:
         os.mkdir(path, mode)
 
 
+def sync_folder(path: str) -> None:
+    """Have a local disk keep the names in a folder, as ``fsync`` of a file has it keep the bytes, when the power fails."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems that do not know it keep names in ways of their own
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def private_folder(parent: str | None = None) -> str:
     """Return the folder of this user's temporary files, closed to everybody else (mode 0700); it is made where it is absent.
 
@@ -300,6 +310,7 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
                 self._change(lambda: os.replace(temporary, path))
+                sync_folder(parent)
             except BaseException:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
@@ -342,6 +353,7 @@ class Folder:
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+        sync_folder(os.path.dirname(path))
         return True
 
     def names(self, name: str = "") -> list[str]:

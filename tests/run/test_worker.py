@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from screening.archive.catalog import build_catalog, open_catalog
-from screening.errors import StorageError, UserError
+from screening.errors import StorageError, Unexpected, UserError
 from screening.run import worker
 from screening.run.lease import Lease
 from screening.run.ledger import ShardSummary
@@ -69,6 +69,18 @@ def test_a_worker_of_a_runner_that_lost_its_lease_writes_nothing(
     assert "was taken over by another runner" in told["error"]
     assert told["fatal"]
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize("shards", [[0], [0, 0, 0], [0, 1]])
+def test_a_block_that_is_not_the_whole_of_one_shard_is_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: list[int]
+) -> None:
+    """Were Ray to cut or join blocks, a shard would lack rows, or have those of another."""
+    one = actor(tmp_path, monkeypatch, [SimpleNamespace(score=lambda decoded, **_: decoded)])
+    block = pa.table({name: pa.array(shards, pa.int32()) for name in DECODED.column_names})
+    with pytest.raises(Unexpected, match=r"^RuntimeError at .*worker.py:\d+ in __call__$"):
+        one(block)
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
