@@ -112,3 +112,29 @@ def test_a_cluster_without_a_cpu() -> None:
         cluster("h:1"),
     ):
         pass
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_ray_that_ends_under_the_work_is_told_apart_from_who_presses_ctrl_c(is_lost: bool) -> None:
+    """Both interrupt the main thread; of the one it is said that the same command goes on, without anybody's doing."""
+    lost = threading.Event()
+    expected = (
+        (Interrupted, "Ray cluster at h:1 ended while they were at work") if is_lost else (KeyboardInterrupt, "^$")
+    )
+
+    def work() -> None:
+        if is_lost:
+            lost.set()
+        raise KeyboardInterrupt
+
+    with (
+        patch.object(ray, "init"),
+        patch.object(ray, "cluster_resources", lambda: {"CPU": 1.0}),
+        patch.object(screening.cluster, "answers", lambda _: True),
+        patch.object(screening.cluster, "_watched", lambda _: nullcontext(lost)),
+        patch.object(screening.cluster, "_end") as end,
+        pytest.raises(expected[0], match=expected[1]),
+        cluster("h:1"),
+    ):
+        work()
+    end.assert_called_once_with(lost)

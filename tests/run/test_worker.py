@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from screening.archive.catalog import build_catalog, open_catalog
 from screening.errors import StorageError, Unexpected, UserError
 from screening.run import worker
+from screening.run.fingerprint import numerics_fingerprint
 from screening.run.lease import Lease
 from screening.run.ledger import ShardSummary
 from screening.run.plan import make_plan, store_plan
@@ -137,3 +139,14 @@ def test_a_worker_that_may_not_score_says_so_and_ends_the_run(tmp_path: Path, mo
     (told,) = one(DECODED).to_pylist()
     assert told["error"] == "another machine"
     assert told["fatal"]
+
+
+def test_a_worker_of_another_kind_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    """Some rows of the run would differ from the others in their last digits."""
+    here = numerics_fingerprint("cpu", batch_size=8)
+    plan: Any = SimpleNamespace(run_id="r", fingerprint=here | {"numpy": "1.0"})
+    runs = Folder(str(tmp_path))
+    with pytest.raises(
+        UserError, match=rf"differs from the plan of run r in numpy \({re.escape(here['numpy'])}\); start"
+    ):
+        worker.scorer_of(runs, plan)
