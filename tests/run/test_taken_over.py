@@ -30,12 +30,12 @@ def run(tmp_path: Path) -> Folder:
     return run
 
 
-def finish(run: Folder, lease: Lease) -> pipeline.RunOutcome:
+def finish(run: Folder, lease: Lease, settings: RunSettings | None = None) -> pipeline.RunOutcome:
     plan = replace(load_plan(run), fingerprint={"device": "cpu"})
     source = Source(lease.folder, plan, None, {})  # type: ignore[arg-type]
     nobody = pipeline._Told(*(lambda *_: None,) * 3)
     runs = Folder(run.url.rsplit("/", 1)[0])
-    return pipeline._finish(source, runs, RunSettings(), 1, lease, datetime.now(UTC), None, nobody)
+    return pipeline._finish(source, runs, settings or RunSettings(), 1, lease, datetime.now(UTC), None, nobody)
 
 
 def take_over(run: Folder) -> None:
