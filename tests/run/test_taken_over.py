@@ -72,6 +72,18 @@ def test_a_run_that_is_taken_over_while_it_is_published_is_left_to_the_other(
     assert not run.exists("manifest.json")
 
 
+def test_a_run_that_was_taken_over_is_not_said_to_be_left_unfinished(
+    run: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another's by now, and starting it again would be the wrong thing to do."""
+    run.remove(results_name(0))
+    monkeypatch.setattr(engine, "execute", lambda *_: iter([(0, "shard 0: no answer", {})]))
+    with Lease(run, beat_s=60) as lease:
+        take_over(run)
+        with pytest.raises(UserError, match="was taken over by another runner"):
+            finish(run, lease)
+
+
 def test_no_shard_is_waited_for_once_the_run_is_taken_over(run: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     done = finished_shards(run, load_plan(run))
     for shard in done:
