@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from screening import storage
 from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
@@ -93,6 +94,20 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
         "planned": 5,
     }
     assert [file["rows"] for file in manifest["files"]] == [3, 2]
+
+
+def test_names_are_on_the_disk_before_a_manifest_names_them_and_its_own_before_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Folder(str(tmp_path))
+    write_plan(run)
+    done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
+    told: list[str] = []
+    replace_file = os.replace
+    monkeypatch.setattr(storage, "sync_folder", lambda path: told.append(Path(path).name))
+    monkeypatch.setattr(os, "replace", lambda old, new: (told.append(Path(new).name), replace_file(old, new)))
+    ledger.publish(run, PLAN, done, facts={})
+    assert told == [tmp_path.name, "plan", "results", "manifest.json", tmp_path.name]
 
 
 def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
