@@ -15,6 +15,7 @@ import pytest
 from screening.archive.catalog import build_catalog, open_catalog
 from screening.errors import StorageError, Unexpected, UserError
 from screening.run import worker
+from screening.run.bundles import fetch_bundle, store_bundle
 from screening.run.fingerprint import numerics_fingerprint
 from screening.run.lease import Lease
 from screening.run.ledger import ShardSummary
@@ -23,6 +24,7 @@ from screening.settings import RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.storage import Folder
 from tests import wfdb_files
+from tests.bundles import make_bundle
 
 SPENT = tuple(f"{stage}_s" for stage in worker.DECODING)
 DECODED = pa.table({name: pa.array([0, 0], pa.int32()) for name in ("shard", "packed", "damaged", *SPENT)})
@@ -150,3 +152,12 @@ def test_a_worker_of_another_kind_does_not_go_on_with_a_run(tmp_path: Path) -> N
         UserError, match=rf"differs from the plan of run r in numpy \({re.escape(here['numpy'])}\); start"
     ):
         worker.scorer_of(runs, plan)
+
+
+def test_a_model_under_the_name_of_another_is_not_used(tmp_path: Path) -> None:
+    """Whole by itself, it would score as nobody has planned."""
+    runs, bundle = Folder(str(tmp_path / "runs")), make_bundle(tmp_path / "bundle")
+    store_bundle(runs, bundle)
+    (tmp_path / "runs" / "models" / bundle.sha256).rename(tmp_path / "runs" / "models" / ("0" * 64))
+    with pytest.raises(UserError, match="holds another model than its name says; restore it, or start a new run"):
+        fetch_bundle(runs, "0" * 64)
