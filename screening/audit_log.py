@@ -24,7 +24,7 @@ from typing import Any
 
 from screening.contract import sha256_of
 from screening.errors import UserError
-from screening.storage import Folder, make_folders
+from screening.storage import Folder, make_folders, sync_folder
 
 FIRST = "0" * 64
 """What the first entry holds in place of the hash of the one before."""
@@ -150,6 +150,8 @@ class AuditLog:
                 if os.write(descriptor, data) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
+                if not size:
+                    sync_folder(os.path.dirname(os.path.abspath(self.url)))
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(descriptor, size)

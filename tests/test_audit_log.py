@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_two_writers_killed_one_after_the_other_break_nothing(tmp_path: Path) ->
     for at in range(len(lines[0]), len(whole) - 1):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert log.verify().faults, at
+
+
+def test_an_entry_is_on_the_disk_before_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was published or erased before the power failed must not be missing from the log afterwards."""
+    log, synced = AuditLog(str(tmp_path / "audit.jsonl")), []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    fill(log, 1)
+    assert synced == [(tmp_path / "audit.jsonl").stat().st_size, "folder"]
+    fill(log, 1)
+    assert synced[2:] == [(tmp_path / "audit.jsonl").stat().st_size]
 
 
 def append_where_little_fits(url: str, size: int) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
 import time
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import ray
+from ray._private import ray_constants
+from ray._private.node import Node
 
 import screening.cluster
 from screening.cluster import cluster
@@ -112,3 +117,71 @@ def test_a_cluster_without_a_cpu() -> None:
         cluster("h:1"),
     ):
         pass
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_ray_that_ends_under_the_work_is_told_apart_from_who_presses_ctrl_c(is_lost: bool) -> None:
+    """Both interrupt the main thread; of the one it is said that the same command goes on, without anybody's doing."""
+    lost = threading.Event()
+    expected = (
+        (Interrupted, "Ray cluster at h:1 ended while they were at work") if is_lost else (KeyboardInterrupt, "^$")
+    )
+
+    def work() -> None:
+        if is_lost:
+            lost.set()
+        raise KeyboardInterrupt
+
+    with (
+        patch.object(ray, "init"),
+        patch.object(ray, "cluster_resources", lambda: {"CPU": 1.0}),
+        patch.object(screening.cluster, "answers", lambda _: True),
+        patch.object(screening.cluster, "_watched", lambda _: nullcontext(lost)),
+        patch.object(screening.cluster, "_end") as end,
+        pytest.raises(expected[0], match=expected[1]),
+        cluster("h:1"),
+    ):
+        work()
+    end.assert_called_once_with(lost)
+
+
+def started_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Return with what a Ray of our own would be started: options, environment, and what of Ray is put off meanwhile."""
+    for name in [name for name in os.environ if name.startswith(("RAY_", "MLFLOW_", "DO_NOT_TRACK"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    seen: dict[str, Any] = {}
+
+    def init(**options: Any) -> None:
+        seen.update(options, environment=dict(os.environ), clusters=ray_constants.ENABLE_RAY_CLUSTER)
+        seen["put off"] = [
+            getattr(Node, name)(None) for name in ("start_api_server", "start_log_monitor", "start_monitor")
+        ]
+
+    with (
+        patch.object(ray, "init", init),
+        patch.object(ray, "cluster_resources", lambda: {"CPU": 1.0}),
+        patch.object(screening.cluster, "AuthenticationTokenLoader"),
+        patch.object(screening.cluster, "_watched", lambda _: nullcontext(threading.Event())),
+        patch.object(screening.cluster, "_end"),
+        cluster(None),
+    ):
+        pass
+    return seen
+
+
+def test_a_ray_of_our_own_is_started_for_this_process_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What really listens, and who is let in, `tests/privacy/test_network.py` looks at; this is quicker."""
+    seen, again = (started_here(monkeypatch, tmp_path) for _ in range(2))
+    assert (seen["address"], seen["include_dashboard"], seen["clusters"]) == ("local", False, False)
+    assert seen["put off"] == [None, None, None]
+    environment = seen["environment"]
+    assert re.fullmatch("[0-9a-f]{64}", environment["RAY_AUTH_TOKEN"])
+    assert environment["RAY_AUTH_TOKEN"] != again["environment"]["RAY_AUTH_TOKEN"]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert environment[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] == "0"
+    assert (environment["RAY_USAGE_STATS_ENABLED"], environment["MLFLOW_DISABLE_TELEMETRY"]) == ("0", "true")
+    assert environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    sessions = Path(seen["_temp_dir"]).parent
+    assert sessions == tmp_path / f"screening-{os.getuid()}"
+    assert sessions.stat().st_mode & 0o777 == 0o700

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -77,3 +78,16 @@ def test_installed_versions_are_the_locked_ones() -> None:
         if name in lock and Version(installed := importlib.metadata.version(name)).public != lock[name].public
     }
     assert other == {}
+
+
+def test_make_audit_asks_of_every_locked_version_and_writes_a_bill_of_materials() -> None:
+    """And `make check`, which has no database to ask, does not."""
+
+    def runs(target: str) -> str:
+        # Whatever stands: as if all tools were to be installed first.
+        done = subprocess.run(["make", "-n", "-B", target], capture_output=True, text=True, check=True, cwd=PROJECT)
+        return done.stdout
+
+    assert re.search(r"pip-audit --strict .*-r constraints\.txt \|\| .*exit 1", runs("audit"))
+    assert re.search(r"cyclonedx-py environment .*-o build/sbom\.json", runs("audit"))
+    assert not re.search("pip-audit|cyclonedx", runs("check"))

@@ -233,6 +233,34 @@ def test_the_readme_leads_to_every_page() -> None:
     assert [page.name for page in DOCS if f"](docs/{page.name}" not in readme] == []
 
 
+def threats_of(page: str) -> list[list[str]]:
+    """Return the cells of each threat of SECURITY.md: from whom, by what, which test shows it."""
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| **")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def tests_that_are_not(page: str) -> list[str]:
+    """Return what the threat model names as tests and is none, and threats that name none."""
+    there = {path.name for path in (PROJECT / "tests").rglob("*.py")}
+    missing = []
+    for who, _, shown in threats_of(page):
+        named = re.findall(r"`([\w/.]+)`", shown)
+        missing += [name for name in named if not (PROJECT / name).exists() and Path(name).name not in there]
+        missing += [] if named else [who]
+    return missing
+
+
+def test_every_threat_says_from_whom_by_what_and_which_test_shows_it() -> None:
+    page = (PROJECT / "SECURITY.md").read_text()
+    assert len(threats_of(page)) >= 6
+    assert all(len(row) == 3 and all(row) for row in threats_of(page))
+    assert tests_that_are_not(page) == []
+    assert tests_that_are_not("| **A thief** | hashes | `test_no_such.py` |\n| **Rain** | a roof | none |") == [
+        "test_no_such.py",
+        "**Rain**",
+    ]
+
+
 # --- Messages --------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from fsspec.spec import AbstractFileSystem
 from screening.archive.listing import join, without_credentials
 from screening.contract import CATALOG_COLUMNS, sha256_of
 from screening.errors import UserError
-from screening.storage import make_folders, open_filesystem
+from screening.storage import make_folders, open_filesystem, sync_folder
 
 ROW_GROUP = 16_384
 NAMES = ("catalog", "locations")
@@ -275,7 +275,7 @@ class CatalogFiles:
     def _move(self, old: str, new: str) -> None:
         if isinstance(self._fs, LocalFileSystem):
             os.replace(old, new)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         else:
             self._fs.mv(old, new)
 
@@ -294,12 +294,3 @@ class CatalogFiles:
             stream.flush()
             os.fsync(stream.fileno())
         self._move(pending, path)
-
-
-def _sync_folder(folder: str) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -67,6 +67,8 @@ def _fetch(url: str, cache_folder: Path, storage_options: dict[str, Any] | None)
     facts = decode_manifest(encoded, f"{url}/{MANIFEST}")
     target = cache_folder / str(facts["sha256"])
     if target.is_dir():
+        if load_bundle(target).sha256 != target.name:
+            raise BundleError(f"{target} holds another bundle than its name says; remove it, and it is fetched again.")
         return target
     make_folders(str(cache_folder))
     with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_folder) as temporary:

@@ -189,6 +189,7 @@ def _rewrite(run: Folder, record_ids: Collection[str], patient_keys: Collection[
     manifest = read_manifest(run)
     if manifest is not None:
         _rewrite_manifest(run, plan, manifest, shards, at)
+    run.sync_names("", "plan", "results")  # before anybody is told that it is done
     run.remove(FORGETTING)
 
 

@@ -114,7 +114,9 @@ def write_manifest(run: Folder, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write a manifest, which makes what it names the published run, and return it with the hash of itself."""
     manifest = {key: value for key, value in manifest.items() if key != "sha256"}
     manifest["sha256"] = sha256_of(manifest)
+    run.sync_names("", "plan", "results")
     run.write("manifest.json", _spelt(manifest))
+    run.sync_names("")
     return manifest
 
 

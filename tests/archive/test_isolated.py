@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from screening.archive import isolated, reader
-from screening.archive.isolated import Decoder, Limits, OutOfTime, time_limit
+from screening.archive.isolated import Decoder, Limits, OutOfTime, memory_limit, time_limit
 from screening.contract import Reason
 from screening.recording import Recording, Rejected
 from tests import corpus, wfdb_files
@@ -123,6 +125,28 @@ def test_an_alarm_goes_through_code_that_catches_every_exception() -> None:
         stubborn()
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+
+
+def test_memory_is_limited_for_as_long_as_a_record_is_decoded() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(MemoryError), memory_limit(256):
+        bytearray(2**29)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    bytearray(2**29)
+
+
+def test_a_child_that_does_not_read_what_it_is_sent_does_not_hold_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(deaf, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(isolated.child, "start", start)
+    begun = time.monotonic()
+    with Decoder(Limits(0.5, 256), isolated=True) as decoder:
+        found = decoder.decode("id", b"header", {"r.dat": bytes(8 * 2**20)})
+    assert found == Rejected("id", Reason.TOO_LARGE, "decoding takes more than 0.5 s")
+    assert time.monotonic() - begun < 30
 
 
 def test_code_that_hears_no_alarm_ends_its_process() -> None:

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from screening.archive.metadata import (
+    MAX_CELL_CHARACTERS,
+    MAX_CODES,
     MIMIC_IV_ECG,
     PTBXL,
     ColumnMapping,
@@ -205,3 +207,11 @@ def test_superclasses_of_ptbxl(shared_data: Path) -> None:
     assert "SR" not in superclasses  # a rhythm statement
     with pytest.raises(UserError, match=r"^scp_statements\.csv beside the metadata table cannot be read \(Error\)"):
         read_superclasses(io.BytesIO(b"code,diagnostic_class\n" + b"x" * 200_000 + b",MI\n"))
+
+
+def test_statements_that_are_too_many_or_too_long_to_be_codes_are_null_and_counted(tmp_path: Path) -> None:
+    cells = ["SR,AF", ",".join(f"C{n}" for n in range(MAX_CODES + 1)), "x" * 65, "SR," * MAX_CELL_CHARACTERS]
+    text = "path,codes\n" + "".join(f'r{n},"{cell}"\n' for n, cell in enumerate(cells))
+    rows, unreadable = facts_of(tmp_path / "t.csv", text, ColumnMapping(path="path", labels="codes"))
+    assert [facts.statements for _, facts in rows] == [{"SR": None, "AF": None}, None, None, None]
+    assert unreadable == {"labels": 3}

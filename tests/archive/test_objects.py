@@ -98,14 +98,15 @@ def test_without_the_library_fsspec_reads(s3: dict[str, Any], monkeypatch: pytes
 
 
 class _Short(BaseHTTPRequestHandler):
-    """Promises more than it gives, and counts how often it was asked."""
+    """Has more than it gives, and promises as much as the test says; counts how often it was asked."""
 
     asked = 0
+    promised = "100"
 
     def do_GET(self) -> None:
         type(self).asked += 1
         self.send_response(206)
-        for name, value in {"Content-Length": "100", "Content-Range": "bytes 0-99/100", "ETag": '"x"'}.items():
+        for name, value in {"Content-Length": self.promised, "Content-Range": "bytes 0-99/100", "ETag": '"x"'}.items():
             self.send_header(name, value)
         self.send_header("Last-Modified", "Mon, 23 Nov 2026 00:00:00 GMT")
         self.end_headers()
@@ -119,7 +120,7 @@ class _Short(BaseHTTPRequestHandler):
 def short() -> Iterator[Objects]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Short)
     Thread(target=server.serve_forever, daemon=True).start()
-    _Short.asked = 0
+    _Short.asked, _Short.promised = 0, "100"
     found = objects_below(
         "s3://bucket/a", {"key": "k", "secret": "s", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
     )
@@ -132,6 +133,13 @@ def short() -> Iterator[Objects]:
 def test_a_body_that_was_cut_is_nothing_and_who_cuts_all_is_asked_no_more(short: Objects) -> None:
     assert [short.get("r.dat", 1000) for _ in range(20)] == [None] * 20
     assert _Short.asked == objects._FAILURES
+
+
+def test_an_answer_that_is_shorter_than_the_object_is_nothing(short: Objects) -> None:
+    """As of a proxy that cuts bodies and mends their lengths: taken as it is, the record would be a truncated one."""
+    _Short.promised = str(len(b"only this"))
+    assert short.get("r.dat", 1000) is None
+    assert _Short.asked == 1
 
 
 def test_a_store_that_fails_a_fifth_of_its_requests_costs_requests_and_no_byte(

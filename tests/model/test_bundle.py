@@ -243,6 +243,12 @@ def test_a_bundle_is_fetched_once_from_any_file_system(saved: Path, tmp_path: Pa
     assert path == tmp_path / load_bundle(saved).sha256
     memory.rm("/models/tiny/model.safetensors")
     assert resolve_model("memory://models/tiny", cache_folder=tmp_path) == path
+    shutil.rmtree(path)
+    make_bundle(path, threshold=0.001)  # whole, and of somebody else
+    with pytest.raises(
+        BundleError, match="holds another bundle than its name says; remove it, and it is fetched again"
+    ):
+        resolve_model("memory://models/tiny", cache_folder=tmp_path)
     with pytest.raises(BundleError, match="is not on this machine; name a folder"):
         resolve_model("memory://models/tiny")
     with pytest.raises(BundleError, match=r"cannot read memory://models/other/bundle\.json"):

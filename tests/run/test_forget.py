@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from screening import storage
 from screening.archive.catalog import build_catalog, open_catalog
 from screening.archive.forget import forget_in_catalog, held_by_catalog
 from screening.archive.identity import PseudonymKey
@@ -288,6 +290,32 @@ def test_a_whole_shard_and_an_unpublished_run(place: Path, bundle: Bundle) -> No
     assert {
         key for table in iter_results(run, columns=["patient_key"]) for key in table["patient_key"].to_pylist()
     }.isdisjoint(keys)
+
+
+def test_an_erasure_is_on_the_disk_before_it_counts_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it were undone where the power fails, while the audit log says that it was done."""
+    runs = Folder(str(tmp_path / "runs"))
+    catalog = write_catalog(tmp_path / "catalog", [{"record_id": f"r{n}", "patient_key": f"p{n}"} for n in range(4)])
+    run = publish_run(runs, catalog, "one")
+    told: list[str] = []
+    replace, sync = os.replace, storage.sync_folder
+
+    def replaced(old: str, new: str) -> None:
+        told.append(f"wrote {Path(new).name}")
+        replace(old, new)
+
+    def synced(path: str) -> None:
+        told.append(f"synced {Path(path).name}")
+        sync(path)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(storage, "sync_folder", synced)
+    monkeypatch.setattr(Folder, "remove", lambda _, name: told.append(f"removed {name}"))
+    forget_in_runs(runs, patient_keys=["p1"], at="now")
+    at = told.index(f"removed {FORGETTING}")
+    assert {"synced results", "synced plan", "synced one"} == set(told[at - 3 : at])
+    assert {"wrote part-00000.parquet", "wrote records-00000.parquet", "wrote manifest.json"} <= set(told[: at - 3])
+    assert run.exists(FORGETTING)
 
 
 def test_a_run_that_is_being_written_is_not_touched(place: Path) -> None:

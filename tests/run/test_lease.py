@@ -175,6 +175,24 @@ def test_of_a_folder_that_is_leased_for_years_the_last_epochs_are_kept(tmp_path:
     assert {int(name[6:12]) for name in names} == set(range(6, KEPT_EPOCHS + 6))
 
 
+class Sleepy(Folder):
+    """A folder whose owner falls asleep before its first creation, while others come and go."""
+
+    def create(self, name: str, data: bytes, **options: Any) -> bool:
+        if not self.exists("lease"):
+            for _ in range(KEPT_EPOCHS + 1):
+                with Lease(Folder(self.url), beat_s=0.01):
+                    pass
+        return super().create(name, data, **options)
+
+
+def test_a_number_that_others_have_used_and_removed_is_not_taken(tmp_path: Path) -> None:
+    with Lease(Sleepy(str(tmp_path / "nights")), beat_s=0.01) as lease:
+        lease.require()
+        assert Folder(str(tmp_path / "nights")).names("lease")[-1].startswith(f"epoch-{KEPT_EPOCHS + 2:06d}")
+        assert not (tmp_path / "nights" / "lease" / "epoch-000001.json").exists()
+
+
 def test_who_holds_a_lease_can_be_asked(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "nights"))
     asking = Lease(folder, beat_s=0.05)

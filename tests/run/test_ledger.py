@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from screening import storage
 from screening.contract import result_schema
 from screening.errors import UserError
 from screening.run import ledger
@@ -50,7 +51,9 @@ def write_plan(run: Folder) -> None:
     write_slices(run, write_catalog(f"{run.url}-catalog", [{"record_id": f"r{n}"} for n in range(5)]), 3)
 
 
-def test_a_shard_is_done_when_its_file_is_whole_and_of_this_plan(tmp_path: Path) -> None:
+def test_a_shard_is_done_when_its_file_is_whole_and_of_this_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Folder(str(tmp_path))
     assert ledger.finished_shards(run, PLAN) == {}
     assert write_shard(run, PLAN, 0, 3).reasons == {"noise": 1}
@@ -64,6 +67,11 @@ def test_a_shard_is_done_when_its_file_is_whole_and_of_this_plan(tmp_path: Path)
     (tmp_path / results_name(0)).write_bytes(b"")
     assert ledger.finished_shards(run, PLAN) == {}
     (tmp_path / results_name(1)).write_bytes(whole)  # a copy under another shard's name
+    assert ledger.finished_shards(run, PLAN) == {}
+
+    (tmp_path / results_name(0)).write_bytes(whole)
+    assert set(ledger.finished_shards(run, PLAN)) == {0}
+    monkeypatch.setattr(ledger, "RESULT_SCHEMA_VERSION", ledger.RESULT_SCHEMA_VERSION + 1)  # by an earlier release
     assert ledger.finished_shards(run, PLAN) == {}
 
 
@@ -86,6 +94,20 @@ def test_publication_wants_every_shard_once(tmp_path: Path) -> None:
         "planned": 5,
     }
     assert [file["rows"] for file in manifest["files"]] == [3, 2]
+
+
+def test_names_are_on_the_disk_before_a_manifest_names_them_and_its_own_before_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Folder(str(tmp_path))
+    write_plan(run)
+    done = [write_shard(run, PLAN, 0, 3), write_shard(run, PLAN, 1, 2)]
+    told: list[str] = []
+    replace_file = os.replace
+    monkeypatch.setattr(storage, "sync_folder", lambda path: told.append(Path(path).name))
+    monkeypatch.setattr(os, "replace", lambda old, new: (told.append(Path(new).name), replace_file(old, new)))
+    ledger.publish(run, PLAN, done, facts={})
+    assert told == [tmp_path.name, "plan", "results", "manifest.json", tmp_path.name]
 
 
 def test_publication_removes_what_killed_writers_left(tmp_path: Path) -> None:
@@ -150,8 +172,9 @@ def test_the_lease_of_a_killed_runner_is_taken_over(tmp_path: Path) -> None:
         pytest.fail("a living runner lost its lease")
     holder.kill()
     holder.join()
-    with Lease(Folder(str(tmp_path)), expiry_s=20.0):
-        pass
+    begun = time.monotonic()
+    with Lease(Folder(str(tmp_path)), expiry_s=60.0):
+        assert time.monotonic() - begun < 30  # a process of this machine is known to be dead: nobody waits
 
 
 def test_a_silent_runner_elsewhere_loses_its_lease_and_learns_it(run_folder: Folder) -> None:

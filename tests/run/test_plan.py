@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from screening.archive.store import CATALOG_SCHEMA
-from screening.run.plan import _RECORD_COLUMNS, _rows_digest
+from screening.run.plan import _RECORD_COLUMNS, _rows_digest, load_plan, make_plan, read_shard, store_plan
+from screening.settings import RunSettings
+from screening.storage import Folder
+from tests.published import write_catalog
 
 SCHEMA = pa.schema([CATALOG_SCHEMA.field(name) for name in _RECORD_COLUMNS])
 
@@ -67,3 +71,16 @@ def test_a_value_that_moves_to_its_neighbour_changes_the_digest() -> None:
         return _rows_digest([batch([base | {"record_id": name} for name in ids])])
 
     assert len({digest("ab", "c"), digest("a", "bc"), digest("c", "ab")}) == 3
+
+
+def test_a_run_goes_on_as_it_was_planned_whatever_shards_are_asked_for_today(tmp_path: Path) -> None:
+    """Cut anew, records of shards that are done would be in others too, or in none."""
+    catalog = write_catalog(tmp_path / "catalog", [{"record_id": f"r{n}"} for n in range(7)])
+    inputs: dict[str, Any] = {"model": {"bundle_sha256": "b"}, "donor_set": None, "settings": RunSettings()}
+    before, today = (make_plan(catalog, **inputs, quality={}, fingerprint={}, shard_records=size) for size in (3, 2))
+    assert before.run_id == today.run_id
+    run = Folder(str(tmp_path / "run"))
+    store_plan(run, catalog, before)
+    assert store_plan(run, catalog, today) == load_plan(run)
+    assert (load_plan(run).shards, load_plan(run).shard_records) == (3, 3)
+    assert [read_shard(run, shard).num_rows for shard in range(before.shards)] == [3, 3, 1]

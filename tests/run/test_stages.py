@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +27,11 @@ from screening.contract import (
 )
 from screening.model.bundle import Bundle
 from screening.recording import Recording, Rejected
+from screening.run import stages
 from screening.run.explain import Explainer
 from screening.run.sealed import results_bytes
 from screening.run.stages import Scorer, decode_shard
+from screening.signal.preprocess import preprocess
 from tests.bundles import make_bundle
 
 IDENTITY = {
@@ -176,6 +179,22 @@ def test_a_recording_that_is_too_short_is_a_row_with_its_length(
     row = decode_shard(planned([short, first]), [short, first], bundle.preprocessing).to_pylist()[0]
     assert row["reason"] == "too_short"
     assert row["detail"].startswith("2.0 s, and at least ")
+
+
+def test_a_recording_that_the_filters_fail_on_is_a_row_and_costs_no_other(
+    bundle: Bundle, outcomes: list[Recording | Rejected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_on_the_third(signals: np.ndarray, *settings: Any) -> np.ndarray:
+        if any(np.array_equal(signal, outcomes[2].signal_mV) for signal in signals):  # type: ignore[union-attr]
+            raise FloatingPointError("of Mueller")
+        return preprocess(signals, *settings)
+
+    expected = decode_shard(planned(outcomes[:4]), outcomes[:4], bundle.preprocessing)
+    monkeypatch.setattr(stages, "preprocess", fails_on_the_third)
+    found = decode_shard(planned(outcomes[:4]), outcomes[:4], bundle.preprocessing)
+    assert found["reason"].to_pylist() == [None, None, "undecodable", "missing_units"]
+    assert found["detail"][2].as_py() == "the filters failed: FloatingPointError"
+    assert found["signal"].to_pylist()[:2] == expected["signal"].to_pylist()[:2]
 
 
 def test_outcomes_are_decoded_as_they_come_and_must_be_as_many_as_planned(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from screening.archive.catalog import build_catalog, open_catalog
+from screening.cli import main
 from screening.errors import UserError
 from screening.model.bundle import Bundle
 from screening.run.forget import forget_in_runs
@@ -25,6 +26,7 @@ from screening.run.verify import faults, rescore
 from screening.settings import RunSettings
 from screening.storage import Folder
 from tests.bundles import make_bundle
+from tests.published import publish_run, write_catalog
 from tests.run.by_hand import run_by_hand
 
 SETTINGS = RunSettings(attribution="flagged", donors=4, donor_set=8, shard_records=8)
@@ -152,6 +154,55 @@ def test_rows_that_were_written_wrongly_are_found_though_every_hash_agrees(run: 
     again = rescore(run, range(8, 16))
     assert again.same == 0
     assert str(again.faults[0]) == "results/part-00001.parquet: row 0 comes out otherwise: logit"
+
+
+@pytest.fixture
+def stated(tmp_path: Path) -> Folder:
+    """Return a published run of stated rows, the first and the last of one record: nothing of it was ever decoded."""
+    rows = [{"record_id": name} for name in ("r0", "r1", "r2", "r3", "r4", "r0")]
+    return publish_run(Folder(str(tmp_path / "runs")), write_catalog(tmp_path / "catalog", rows), "1" * 16)
+
+
+def of_the_run(run: Folder) -> list[str]:
+    """Return the faults of a run of stated rows, which has no model."""
+    return [str(fault) for fault in faults(run) if not fault.name.startswith("../models")]
+
+
+def table_of(run: Folder, shard: int) -> pa.Table:
+    return pq.read_table(run.path(f"results/part-{shard:05d}.parquet")).replace_schema_metadata(None)
+
+
+def test_a_record_that_has_two_rows_is_found_though_the_plan_has_it_twice(stated: Folder) -> None:
+    assert of_the_run(stated) == ["results: 1 rows are of records that have another row"]
+
+
+def test_rows_of_another_run_and_of_other_columns_are_found(stated: Folder) -> None:
+    table = table_of(stated, 0)
+    at = table.schema.get_field_index("run_id")
+    rewrite(stated, 0, table.set_column(at, table.schema.field(at), pa.array(["2" * 16] * 3)))
+    assert of_the_run(stated)[0] == "results/part-00000.parquet: rows of it are of another run"
+    rewrite(stated, 0, table.drop_columns(["logit"]))
+    assert of_the_run(stated)[0] == "results/part-00000.parquet: its columns are not those of the contract"
+    rewrite(stated, 0, table.append_column("name", pa.array(["x"] * 3)))
+    assert of_the_run(stated)[0] == "results/part-00000.parquet: its columns are not those of the contract"
+
+
+def test_a_manifest_of_another_run_and_one_that_leaves_files_out_are_found(stated: Folder) -> None:
+    whole = read_manifest(stated) or {}
+    write_manifest(stated, whole | {"run_id": "2" * 16})
+    assert of_the_run(stated) == [f"manifest.json: is of run {'2' * 16}, the plan of run {'1' * 16}"]
+    write_manifest(stated, whole | {"files": whole["files"][:1]})
+    assert of_the_run(stated) == ["manifest.json: names other files than the 2 shards of the plan"]
+
+
+def test_the_command_ends_with_1_where_a_byte_is_wrong(stated: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "results/part-00001.parquet"
+    flip(Path(stated.path(name)), 100, 0)
+    for options in (["--sample", "0"], ["--sample", "0", "--json"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", stated.url, *options])
+        assert ended.value.code == 1
+        assert f"{name}: its SHA-256 differs from the manifest's" in capsys.readouterr().out
 
 
 def test_records_that_changed_since_are_no_faults(run: Folder, archive: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pytest
 
 from screening.archive.catalog import build_catalog, open_catalog
-from screening.errors import StorageError, UserError
+from screening.errors import StorageError, Unexpected, UserError
 from screening.run import worker
+from screening.run.bundles import fetch_bundle, store_bundle
+from screening.run.fingerprint import numerics_fingerprint
 from screening.run.lease import Lease
 from screening.run.ledger import ShardSummary
 from screening.run.plan import make_plan, store_plan
@@ -21,6 +24,7 @@ from screening.settings import RunSettings
 from screening.signal.preprocess import Preprocessing
 from screening.storage import Folder
 from tests import wfdb_files
+from tests.bundles import make_bundle
 
 SPENT = tuple(f"{stage}_s" for stage in worker.DECODING)
 DECODED = pa.table({name: pa.array([0, 0], pa.int32()) for name in ("shard", "packed", "damaged", *SPENT)})
@@ -69,6 +73,18 @@ def test_a_worker_of_a_runner_that_lost_its_lease_writes_nothing(
     assert "was taken over by another runner" in told["error"]
     assert told["fatal"]
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize("shards", [[0], [0, 0, 0], [0, 1]])
+def test_a_block_that_is_not_the_whole_of_one_shard_is_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: list[int]
+) -> None:
+    """Were Ray to cut or join blocks, a shard would lack rows, or have those of another."""
+    one = actor(tmp_path, monkeypatch, [SimpleNamespace(score=lambda decoded, **_: decoded)])
+    block = pa.table({name: pa.array(shards, pa.int32()) for name in DECODED.column_names})
+    with pytest.raises(Unexpected, match=r"^RuntimeError at .*worker.py:\d+ in __call__$"):
+        one(block)
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
@@ -125,3 +141,23 @@ def test_a_worker_that_may_not_score_says_so_and_ends_the_run(tmp_path: Path, mo
     (told,) = one(DECODED).to_pylist()
     assert told["error"] == "another machine"
     assert told["fatal"]
+
+
+def test_a_worker_of_another_kind_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    """Some rows of the run would differ from the others in their last digits."""
+    here = numerics_fingerprint("cpu", batch_size=8)
+    plan: Any = SimpleNamespace(run_id="r", fingerprint=here | {"numpy": "1.0"})
+    runs = Folder(str(tmp_path))
+    with pytest.raises(
+        UserError, match=rf"differs from the plan of run r in numpy \({re.escape(here['numpy'])}\); start"
+    ):
+        worker.scorer_of(runs, plan)
+
+
+def test_a_model_under_the_name_of_another_is_not_used(tmp_path: Path) -> None:
+    """Whole by itself, it would score as nobody has planned."""
+    runs, bundle = Folder(str(tmp_path / "runs")), make_bundle(tmp_path / "bundle")
+    store_bundle(runs, bundle)
+    (tmp_path / "runs" / "models" / bundle.sha256).rename(tmp_path / "runs" / "models" / ("0" * 64))
+    with pytest.raises(UserError, match="holds another model than its name says; restore it, or start a new run"):
+        fetch_bundle(runs, "0" * 64)

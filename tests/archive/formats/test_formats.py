@@ -502,6 +502,18 @@ def test_records_of_an_hdf5_file_are_listed_where_no_table_names_them(tmp_path: 
     assert good(ArchiveReader(str(root)).read("many.h5#1", "x")).signal_mV.shape == (12, 4000)
 
 
+def test_of_two_records_with_one_id_in_an_hdf5_file_neither_is_taken_for_the_other(tmp_path: Path) -> None:
+    import h5py
+
+    (tmp_path / "ecg.yaml").write_bytes(made.sidecar(leads=list(LEADS), ids="exam_id"))
+    (tmp_path / "twice.h5").write_bytes(made.hdf5({5: digital(), 6: digital()}, samples=5000))
+    with h5py.File(tmp_path / "twice.h5", "r+") as file:
+        file["exam_id"][:] = 5
+    got = ArchiveReader(str(tmp_path)).read("twice.h5#5", "x")
+    assert isinstance(got, Rejected)
+    assert (got.reason, got.detail) == (Reason.BAD_HEADER, "two records have one id")
+
+
 def test_hdf5_that_leads_elsewhere_or_is_damaged_is_refused(tmp_path: Path) -> None:
     import h5py
 
