@@ -18,10 +18,11 @@ from screening.archive.catalog import CatalogSummary, build_catalog, open_catalo
 from screening.archive.identity import PseudonymKey
 from screening.archive.isolated import memory_limit
 from tests import hospital_files as made
+from tests.people import PERSON
 from tests.wfdb_files import ecg, record
 
 KEY = PseudonymKey.of(b"a secret of more than thirty-two characters")
-ID = f"<PatientID>{made.PERSON['id']}</PatientID>".encode()
+ID = f"<PatientID>{PERSON.id}</PatientID>".encode()
 
 
 def catalog_of(archive: Path) -> tuple[CatalogSummary, list[dict[str, Any]]]:
