@@ -68,8 +68,11 @@ def members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             while goes_on:
                 goes_on = file.read(_BLOCK)[504:505] == b"\1"
                 start += _BLOCK
-            member.size = int(said.get("size", member.size))
-            member.mtime = float(said["mtime"]) if "mtime" in said else member.mtime
+            try:
+                member.size = int(said.get("size", member.size))
+                member.mtime = float(said["mtime"]) if "mtime" in said else member.mtime
+            except ValueError:  # which would quote what stands there
+                raise ValueError("an extended header of it says a size or a time that is no number") from None
             member.name = said.get("path", member.name).rstrip("/")
             member.offset_data = start
             following = _behind(start, 0 if member.type in _NO_DATA else member.size, end)

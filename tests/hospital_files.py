@@ -12,16 +12,16 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from screening.contract import INDEPENDENT_LEADS, LEADS
+from tests.people import PERSON, Person
 
 STEP_UV = 5.0
 RATE = 500
-PERSON = {"id": "4711-P", "name": "Sentinel^Person", "born": "19500102"}
-"""Must come out nowhere."""
 
 
 def _rows(names: tuple[str, ...]) -> list[int]:
@@ -38,6 +38,7 @@ def muse(
     unit: str = "MICROVOLTS",
     unit_uV: float = 1.0,
     off: str = "",
+    person: Person = PERSON,
 ) -> bytes:
     """Return a MUSE-like export: eight leads, a median block that must not be taken for the rhythm.
 
@@ -64,22 +65,40 @@ def muse(
 
     measured = digital[_rows(INDEPENDENT_LEADS)]
     blocks = [waveform("Median", measured[:, :600]), waveform("Rhythm", measured)]
+    spoken = (
+        f"<DiagnosisStatement><StmtFlag>ENDSLINE</StmtFlag><StmtText>{person.statement}</StmtText></DiagnosisStatement>"
+    )
     text = (
         '<?xml version="1.0" encoding="ISO-8859-1"?>\n<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>'
-        f"<PatientDemographics><PatientID>{PERSON['id']}</PatientID><PatientAge>67</PatientAge><AgeUnits>YEARS</AgeUnits>"
-        f"<Gender>MALE</Gender><PatientLastName>{PERSON['name']}</PatientLastName></PatientDemographics>"
-        "<TestDemographics><SiteName>Sankt J\xf6rg</SiteName><AcquisitionDevice>MAC55</AcquisitionDevice>"
+        f"<!-- {person.surname} --><?editor {person.operator}?><PatientDemographics><PatientID>{person.id}</PatientID>"
+        f"<SecondaryID>{person.id}</SecondaryID><PatientAge>67</PatientAge><AgeUnits>YEARS</AgeUnits>"
+        f"<DateofBirth>{person.born:%m-%d-%Y}</DateofBirth><Gender>MALE</Gender>"
+        f"<PatientLastName>{person.surname}</PatientLastName><PatientFirstName>{person.given_name}</PatientFirstName>"
+        "</PatientDemographics>"
+        f"<Order><AdmitDiagnosis>{person.remark}</AdmitDiagnosis><HISOrderingMDLastName>{person.physician}"
+        "</HISOrderingMDLastName></Order>"
+        f"<TestDemographics><LocationName>{person.institution}</LocationName><TestReason>{person.remark}</TestReason>"
+        f"<AcquisitionTechLastName>{person.operator}</AcquisitionTechLastName>"
+        f"<OverreaderLastName>{person.physician}</OverreaderLastName>"
+        "<SiteName>Sankt J\xf6rg</SiteName><AcquisitionDevice>MAC55</AcquisitionDevice>"
         "<AcquisitionTime>08:09:10</AcquisitionTime><AcquisitionDate>02-03-2011</AcquisitionDate></TestDemographics>"
         "<RestingECGMeasurements><QRSDuration>152</QRSDuration></RestingECGMeasurements>"
         "<Diagnosis><DiagnosisStatement><StmtFlag>ENDSLINE</StmtFlag><StmtText>Left bundle branch block</StmtText>"
-        "</DiagnosisStatement></Diagnosis>"
+        f"</DiagnosisStatement>{spoken if person.statement else ''}<DiagnosisStatement><StmtFlag>ENDSLINE</StmtFlag>"
+        f"<StmtText>Confirmed by: {person.physician}</StmtText></DiagnosisStatement></Diagnosis>"
         f"{''.join(blocks if medians_first else blocks[::-1])}</RestingECG>"
     )
     return text.encode("latin-1")
 
 
 def cardiosoft(
-    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, unit: str = "uVperLsb", unit_uV: float = 1.0
+    digital: np.ndarray,
+    *,
+    rate: int = RATE,
+    step_uV: float = STEP_UV,
+    unit: str = "uVperLsb",
+    unit_uV: float = 1.0,
+    person: Person = PERSON,
 ) -> bytes:
     """Return a CardioSoft-like export, whose ``unit`` is of ``unit_uV``."""
 
@@ -98,9 +117,13 @@ def cardiosoft(
         '<?xml version="1.0" encoding="ISO-8859-1"?><CardiologyXML><ObservationType>RestECG</ObservationType>'
         "<ObservationDateTime><Hour>8</Hour><Minute>9</Minute><Second>10</Second><Day>3</Day><Month>2</Month>"
         "<Year>2011</Year></ObservationDateTime><ClinicalInfo><DeviceInfo><Desc>CardioSoft</Desc></DeviceInfo></ClinicalInfo>"
-        f"<PatientInfo><PID>{PERSON['id']}</PID><Name><FamilyName>{PERSON['name']}</FamilyName></Name>"
-        '<Age units="years">67</Age><Gender>MALE</Gender></PatientInfo>'
+        f"<!-- {person.surname} --><PatientInfo><PID>{person.id}</PID><Name><FamilyName>{person.surname}</FamilyName>"
+        f"<GivenName>{person.given_name}</GivenName></Name><BirthDateTime>{person.born:%d.%m.%Y}</BirthDateTime>"
+        f'<Comments>{person.remark}</Comments><Age units="years">67</Age><Gender>MALE</Gender></PatientInfo>'
+        f"<OrderInfo><Ward>{person.institution}</Ward><RequestingPhysician>{person.physician}</RequestingPhysician>"
+        f"<Technician>{person.operator}</Technician></OrderInfo>"
         "<Interpretation><Diagnosis><DiagnosisText>---</DiagnosisText><DiagnosisText>Left bundle branch block</DiagnosisText>"
+        f"<DiagnosisText>{person.statement}</DiagnosisText>"
         "</Diagnosis></Interpretation><RestingECGMeasurements><QRSDuration units='ms'>152</QRSDuration>"
         f"{block('MedianSamples', digital[:, :600])}</RestingECGMeasurements>{block('StripData', digital)}</CardiologyXML>"
     )
@@ -114,6 +137,7 @@ def aecg(
     step_uV: float = STEP_UV,
     origin_mV: float = 0.0,
     unit_s: tuple[str, float] = ("ms", 1e-3),
+    person: Person = PERSON,
 ) -> bytes:
     """Return an HL7 aECG: a representative beat first, then the rhythm.
 
@@ -135,18 +159,27 @@ def aecg(
             f"{leads}</sequenceSet></component></series></component>"
         )
 
+    spoken = (
+        '<subjectOf><annotationSet><component><annotation><code code="MDC_ECG_INTERPRETATION_STATEMENT"/>'
+        f"<value>{person.statement}</value></annotation></component></annotationSet></subjectOf>"
+    )
     text = (
         '<?xml version="1.0" encoding="UTF-8"?><AnnotatedECG xmlns="urn:hl7-org:v3" '
         'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><componentOf><timepointEvent><componentOf><subjectAssignment>'
-        f'<subject><trialSubject><id extension="{PERSON["id"]}"/><subjectDemographicPerson><name>{PERSON["name"]}</name>'
-        '<administrativeGenderCode code="M"/><birthTime value="19440102"/></subjectDemographicPerson></trialSubject></subject>'
-        "</subjectAssignment></componentOf></timepointEvent></componentOf>"
+        f'<subject><trialSubject><id extension="{person.id}"/><subjectDemographicPerson><name><family>{person.surname}</family>'
+        f'<given>{person.given_name}</given></name><administrativeGenderCode code="M"/>'
+        f'<birthTime value="{person.born:%Y%m%d}"/></subjectDemographicPerson></trialSubject></subject>'
+        f"<definition><text>{person.remark}</text></definition></subjectAssignment></componentOf>"
+        f"<performer><name>{person.operator}</name><of>{person.institution}</of></performer></timepointEvent></componentOf>"
+        f"<author><name>{person.physician}</name></author>{spoken if person.statement else ''}"
         f"{series('REPRESENTATIVE_BEAT', digital[:, :600])}{series('RHYTHM', digital)}</AnnotatedECG>"
     )
     return text.encode()
 
 
-def sierra(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, pulse: bool = True) -> bytes:
+def sierra(
+    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, pulse: bool = True, person: Person = PERSON
+) -> bytes:
     """Return a Sierra-like export of version 1.04, not packed, with the calibration pulse that its samples end in."""
     if pulse:
         one_mV = np.zeros(200, np.int64)
@@ -156,14 +189,19 @@ def sierra(digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, p
     text = (
         '<?xml version="1.0" encoding="UTF-16"?><restingecgdata xmlns="http://www3.medical.philips.com">'
         "<documentinfo><documentversion>1.04</documentversion></documentinfo>"
+        f"<!-- {person.surname} --><reportinfo><reportdescription>{person.remark}</reportdescription>"
+        f"<orderingclinician>{person.physician}</orderingclinician></reportinfo>"
         '<dataacquisition date="2011-02-03" time="08:09:10"><machine machineid="X">PageWriter</machine>'
+        f"<acquirer><operatorid>{person.operator}</operatorid><departmentname>{person.institution}</departmentname></acquirer>"
         f"<signalcharacteristics><samplingrate>{rate}</samplingrate><signalresolution>{step_uV:g}</signalresolution>"
         "<bitspersample>16</bitspersample></signalcharacteristics></dataacquisition>"
-        f"<patient><generalpatientdata><patientid>{PERSON['id']}</patientid><name><lastname>{PERSON['name']}</lastname></name>"
+        f"<patient><generalpatientdata><patientid>{person.id}</patientid><name><lastname>{person.surname}</lastname>"
+        f"<firstname>{person.given_name}</firstname></name><dateofbirth>{person.born}</dateofbirth>"
         "<age><years>67</years></age><sex>Male</sex></generalpatientdata></patient>"
         "<internalmeasurements><crossleadmeasurements/></internalmeasurements>"
         "<interpretations><interpretation><globalmeasurements><qrsdur>152</qrsdur></globalmeasurements>"
-        "<statement><leftstatement>Left bundle branch block</leftstatement></statement></interpretation></interpretations>"
+        "<statement><leftstatement>Left bundle branch block</leftstatement></statement>"
+        f"<statement><leftstatement>{person.statement}</leftstatement></statement></interpretation></interpretations>"
         f'<waveforms><parsedwaveforms dataencoding="Base64" leadlabels="{" ".join(LEADS)}" numberofleads="12" '
         f'durationperchannel="{1000 * digital.shape[1] // rate}">{raw}</parsedwaveforms></waveforms></restingecgdata>'
     )
@@ -187,6 +225,7 @@ def dicom(
     padding: int | None = None,
     lead_code: str = "MDC_ECG_LEAD_{lead}",
     lead_meaning: str = "Lead {lead}",
+    person: Person = PERSON,
 ) -> bytes:
     """Return a DICOM 12-lead waveform, by pydicom: a derived median group first, then the rhythm.
 
@@ -241,15 +280,26 @@ def dicom(
     made = Dataset()
     made.SOPClassUID, made.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.9.1.1", generate_uid(entropy_srcs=["one"])
     made.Modality, made.AcquisitionDateTime = "ECG", "20110203080910"
-    made.PatientID, made.PatientName, made.PatientBirthDate = PERSON["id"], PERSON["name"], PERSON["born"]
+    made.SpecificCharacterSet = "ISO_IR 192"
+    made.PatientID, made.PatientName = person.id, f"{person.surname}^{person.given_name}"
+    made.PatientBirthDate = f"{person.born:%Y%m%d}"
+    made.OtherPatientIDs, made.AccessionNumber, made.PatientAddress = person.id, person.id, person.institution
+    made.ReferringPhysicianName = made.NameOfPhysiciansReadingStudy = person.physician
+    made.OperatorsName, made.InstitutionAddress = person.operator, person.institution
+    made.InstitutionalDepartmentName = made.CurrentPatientLocation = person.institution
+    made.PatientComments, made.StudyDescription, made.Allergies = person.remark, person.remark, person.remark
+    made.private_block(0x0011, person.surname, create=True).add_new(0x01, "LO", person.remark)
     made.PatientAge, made.PatientSex, made.ManufacturerModelName = "067Y", "M", "ELI"
     made.WaveformSequence = Sequence([group(digital[:, :600], original=False), group(digital, original=True)])
-    note = Dataset()
-    note.UnformattedTextValue = "Left bundle branch block"
+    notes = []
+    for text in filter(None, ("Left bundle branch block", person.statement)):
+        note = Dataset()
+        note.UnformattedTextValue = text
+        notes.append(note)
     qrs = Dataset()
     qrs.ConceptNameCodeSequence = code("5.13.5-9", "SCPECG", "QRS Duration")
     qrs.MeasurementUnitsCodeSequence, qrs.NumericValue = code("ms", "UCUM", "millisecond"), "152"
-    made.WaveformAnnotationSequence = Sequence([note, qrs])
+    made.WaveformAnnotationSequence = Sequence([*notes, qrs])
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
     made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = (
@@ -263,7 +313,13 @@ def dicom(
 
 
 def edf(
-    digital: np.ndarray, *, rate: int = RATE, step_uV: float = STEP_UV, zero_at: int = 0, is_annotated: bool = False
+    digital: np.ndarray,
+    *,
+    rate: int = RATE,
+    step_uV: float = STEP_UV,
+    zero_at: int = 0,
+    is_annotated: bool = False,
+    person: Person = PERSON,
 ) -> bytes:
     """Return an EDF+, by edfio, with a signal that is no lead; ``zero_at`` is stored where the ECG is at 0 mV."""
     import datetime
@@ -283,14 +339,32 @@ def edf(
         )
         for lead, row in zip(LEADS, digital, strict=True)
     ]
-    pulse = edfio.EdfSignal(np.linspace(-1, 1, digital.shape[1] // rate * 10), 10, label="Resp", physical_dimension="V")
+    breath = np.linspace(-1, 1, digital.shape[1] // rate * 10)
+    pulse = edfio.EdfSignal(
+        breath, 10, label="Resp", transducer_type=person.surname, prefiltering=person.remark, physical_dimension="V"
+    )
+
+    def words(text: str) -> str:
+        return text.replace(" ", "_").encode("ascii", "replace").decode()
+
     made = edfio.Edf(
         [*signals, pulse],
-        patient=edfio.Patient(code=PERSON["id"], sex="M", birthdate=datetime.date(1944, 1, 2), name="Sentinel_Person"),
-        recording=edfio.Recording(startdate=datetime.date(2011, 2, 3)),
+        patient=edfio.Patient(
+            code=person.id,
+            sex="M",
+            birthdate=person.born,
+            name=words(person.surname),
+            additional=(words(person.remark),),
+        ),
+        recording=edfio.Recording(
+            startdate=datetime.date(2011, 2, 3),
+            hospital_administration_code=words(person.institution),
+            investigator_technician_code=words(person.operator),
+            additional=(words(person.physician),),
+        ),
         starttime=datetime.time(8, 9, 10),
         data_record_duration=1,
-        annotations=[edfio.EdfAnnotation(2.5, None, "a note")] if is_annotated else None,
+        annotations=[edfio.EdfAnnotation(2.5, None, person.remark)] if is_annotated else None,
     )
     stream = io.BytesIO()
     made.write(stream)
@@ -319,6 +393,7 @@ def scp(
     coded: bool = True,
     differences: int = 2,
     beats: Sequence[int] = (),
+    person: Person = PERSON,
 ) -> bytes:
     """Return an SCP-ECG of eight leads, its samples as Huffman codes of differences or as they are.
 
@@ -356,9 +431,21 @@ def scp(
         return struct.pack("<BH", tag, len(value)) + value
 
     numbers = (1, 2, 3, 4, 5, 6, 7, 8)  # I, II, V1 to V6 in table 5
+
+    def text(value: str) -> bytes:
+        return value.encode("latin-1") + b"\0"
+
+    said = text(person.statement)
     contents = {
-        1: field(2, PERSON["id"].encode() + b"\0")
-        + field(0, PERSON["name"].encode() + b"\0")
+        1: field(2, text(person.id))
+        + field(0, text(person.surname))
+        + field(1, text(person.given_name))
+        + field(5, struct.pack("<HBB", person.born.year, person.born.month, person.born.day))
+        + field(13, text(person.remark))
+        + field(16, text(person.institution))
+        + field(20, text(person.physician))
+        + field(22, text(person.operator))
+        + field(30, text(person.remark))
         + field(4, struct.pack("<HB", 67, 1))
         + field(8, b"\1")
         + field(14, bytes(8) + b"ELI25\0" + bytes(30))
@@ -378,6 +465,7 @@ def scp(
         ),
         6: stored(measured, round(step_uV * 1000)),
         7: bytes((1, 0)) + bytes(8) + struct.pack("<HH", 300, 452) + bytes(8),
+        **({8: bytes(8) + struct.pack("<BBH", 1, 1, len(said)) + said} if person.statement else {}),
     }
 
     def section(number: int, content: bytes, name: bytes = bytes(6)) -> bytes:
@@ -424,9 +512,11 @@ def sidecar(**settings: Any) -> bytes:
     return yaml.safe_dump({"unit": "uV", "rate_hz": RATE, "units_per_step": STEP_UV, **settings}).encode()
 
 
-def csv(digital: np.ndarray, *, header: bool = True) -> bytes:
-    """Return lines of samples, a column a lead."""
-    lines = [",".join(["time", *LEADS])] if header else []
+def csv(digital: np.ndarray, *, header: bool = True, person: Person | None = None) -> bytes:
+    """Return lines of samples, a column a lead; a person stands in comments, and in the name of a column that is no lead."""
+    lines = [",".join([person.surname if person else "time", *LEADS])] if header else []
+    if person:
+        lines = [*(f"# {name}: {value}" for name, value in asdict(person).items()), *lines]
     lines += [",".join(map(str, [at, *row] if header else row)) for at, row in enumerate(digital.T.tolist())]
     return ("\n".join(lines) + "\n").encode()
 
@@ -438,8 +528,11 @@ def npy(digital: np.ndarray, dtype: str = "<i2") -> bytes:
     return stream.getvalue()
 
 
-def hdf5(digital: Mapping[int, np.ndarray], *, samples: int = 4096) -> bytes:
-    """Return ECGs (12, n) by id as CODE-15% keeps them: (records, samples, 12), float32, zeros on both sides."""
+def hdf5(digital: Mapping[int, np.ndarray], *, samples: int = 4096, person: Person | None = None) -> bytes:
+    """Return ECGs (12, n) by id as CODE-15% keeps them: (records, samples, 12), float32, zeros on both sides.
+
+    A person stands in attributes, in the names of one and of a dataset, and in that dataset.
+    """
     import h5py
 
     filled = np.zeros((len(digital), samples, 12), np.float32)
@@ -450,10 +543,15 @@ def hdf5(digital: Mapping[int, np.ndarray], *, samples: int = 4096) -> bytes:
     with h5py.File(stream, "w") as file:
         file["tracings"] = filled
         file["exam_id"] = np.array(list(digital), np.int64)
+        if person:
+            for of in (file, file["tracings"]):
+                of.attrs.update({name: str(value) for name, value in asdict(person).items()})
+                of.attrs[person.surname] = person.remark
+            file[person.surname] = [person.given_name, person.remark]
     return stream.getvalue()
 
 
-WRITERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+WRITERS: dict[str, tuple[str, Callable[..., bytes]]] = {
     "muse-xml": (".xml", muse),
     "cardiosoft-xml": (".xml", cardiosoft),
     "sierra-xml": (".xml", sierra),

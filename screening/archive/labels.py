@@ -181,9 +181,12 @@ class Labeller:
             return counting, "NORM"
         return counting, "other"
 
-    def may_be_kept(self, statement: str) -> bool:
-        """Whether a statement is a code, or a text that the rule itself holds; any other text may name people."""
-        return CODE.match(statement) is not None or statement in self._texts
+    def may_be_kept(self, statement: str, *, in_words: bool) -> bool:
+        """Whether a statement is a code, or a text that the rule itself holds; any other text may name people.
+
+        Where statements are ``in_words``, what looks like a code is a sentence of one word.
+        """
+        return statement in self._texts or (not in_words and CODE.match(statement) is not None)
 
     def _counts(self, code: str, likelihood: float | None) -> bool:
         if self._is_excluded(code):

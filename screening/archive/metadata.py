@@ -50,6 +50,7 @@ class Facts:
     site: str | None = None
     device: str | None = None
     statements: Statements | None = None  # codes, and the machine's own sentences
+    in_words: bool = False  # the statements are sentences: one of a single word is no code, and may be a name
     fold: int | None = None
     rate_hz: float | None = None  # of the rhythm strip
     duration_s: float | None = None

@@ -396,7 +396,10 @@ class Scan:
         if known is None:
             return None, None, unreadable
         facts = self._stated_facts.of(data)
-        return known.NAME, facts.bounded(unreadable) if facts is not None else None, unreadable
+        if facts is None:
+            return known.NAME, None, unreadable
+        facts.in_words = True
+        return known.NAME, facts.bounded(unreadable), unreadable
 
     def _row_of(self, told: Facts | None, stated: Facts | None, before: dict[str, Any] | None) -> dict[str, Any]:
         """Return the row of a record: what its table tells, and where that is silent, what its file states or stated before."""
@@ -411,7 +414,7 @@ class Scan:
     def _row(self, facts: Facts) -> dict[str, Any]:
         labels, label = self._labeller(facts.statements)
         if labels and not self._deidentified:
-            kept = [statement for statement in labels if self._labeller.may_be_kept(statement)]
+            kept = [one for one in labels if self._labeller.may_be_kept(one, in_words=facts.in_words)]
             self.count["free_texts"] += len(labels) - len(kept)
             labels = kept
         patient = facts.patient_id

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from screening.archive import formats, isolated
 from screening.archive.catalog import CatalogSummary, build_catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.isolated import memory_limit
+from screening.archive.labels import LabelRule
 from screening.archive.stated import StatedFacts
 from tests import hospital_files as made
+from tests.people import PERSON
 from tests.wfdb_files import ecg, record
 
 KEY = PseudonymKey.of(b"a secret of more than thirty-two characters")
-ID = f"<PatientID>{made.PERSON['id']}</PatientID>".encode()
+ID = f"<PatientID>{PERSON.id}</PatientID>".encode()
 
 
 def catalog_of(archive: Path) -> tuple[CatalogSummary, list[dict[str, Any]]]:
@@ -131,3 +134,19 @@ def test_the_first_try_of_a_decoder_has_a_limit_of_memory(monkeypatch: pytest.Mo
         decoder.decode("x", files.pop("r.hea"), files)
         assert seen == ["here"]
         assert decoder._child is not None, "what took too much here was tried in a child"
+
+
+def test_a_sentence_of_one_word_is_no_code(tmp_path: Path) -> None:
+    """It may be a name that somebody dictated; where the label rule itself holds it, it is none."""
+    writers = {**made.WRITERS}
+    del writers["edf"]  # which states none
+    for form, (suffix, writer) in writers.items():
+        (tmp_path / "archive" / form).mkdir(parents=True)
+        said = replace(PERSON, statement=PERSON.surname)
+        (tmp_path / "archive" / form / f"r{suffix}").write_bytes(writer(ecg(500), person=said))
+    rule = LabelRule(name="named", positive_codes=[PERSON.surname])
+    for labels, kept in ((None, []), (rule, [PERSON.surname])):
+        catalog = str(tmp_path / f"catalog-{len(kept)}")
+        build_catalog(str(tmp_path / "archive"), catalog, key=KEY, **({"labels": labels} if labels else {}))
+        rows = [row for batch in open_catalog(catalog).iter_batches() for row in batch.to_pylist()]
+        assert {row["format"]: row["labels"] for row in rows} == dict.fromkeys(writers, kept)

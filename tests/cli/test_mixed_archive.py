@@ -13,13 +13,14 @@ from screening.cli import explain, report
 from screening.contract import LEADS
 from tests import hospital_files as made
 from tests.corpus.hospital import digital, file_of
+from tests.people import PERSON
 from tests.privacy.search import search
 from tests.report.screened import Screened, importance, screen, territories, waves
 from tests.wfdb_files import record
 
 FOUND = "Pathological Q in the inferior leads (Q: III 45 ms 0.32 mV)."
 TABLES = {"csv": made.csv(digital()), "npy": made.npy(digital())}
-SECRETS = {"id": made.PERSON["id"], "name": "Sentinel", "place in the archive": "an-unusual-folder"}
+SECRETS = {"id": PERSON.id, "name": PERSON.surname, "place in the archive": "an-unusual-folder"}
 
 
 def run(command: Any, *arguments: object) -> str:

@@ -14,10 +14,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -30,8 +32,13 @@ from screening.signal.simulate import SimulationSettings, write_archive
 from screening.storage import Folder
 from tests.bundles import make_bundle
 from tests.conftest import PROJECT
+from tests.privacy import planted_formats
+from tests.privacy.left import named, open_to_others
+from tests.privacy.planted import SENTINELS
+from tests.privacy.search import search
 
 RAY = str(Path(sys.executable).with_name("ray"))
+WATCHED = PROJECT / "tests" / "privacy" / "watched"
 pytestmark = pytest.mark.timeout(420)
 
 
@@ -46,6 +53,18 @@ class Head:
     url: str
     control: str  # HOST:PORT, as its own machines use it
     environment: dict[str, str]
+    sessions: Path
+    token: str
+
+    def get(self, path: str) -> bytes:
+        """Return what the dashboard answers."""
+        request = urllib.request.Request(f"{self.url}/{path}", headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return bytes(response.read())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what the dashboard knows of the cluster's machines."""
+        return list(json.loads(self.get("api/v0/nodes"))["data"]["result"]["result"])
 
     def submit(
         self, submission_id: str, *entry: str | Path, variables: dict[str, str] | None = None
@@ -119,7 +138,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     environment.pop("RAY_ADDRESS", None)
-    port, dashboard = free_port(), free_port()
+    port, dashboard, sessions = free_port(), free_port(), Path(f"/tmp/sr{os.getpid()}")
     command = [RAY, "start", "--head", "--port", str(port), "--num-cpus", "2", "--disable-usage-stats", "--block"]
     command += [
         "--dashboard-host",
@@ -133,17 +152,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "--object-store-memory",
         str(2**29),
         "--temp-dir",
-        f"/tmp/sr{os.getpid()}",
+        str(sessions),
         "--node-ip-address",
         "127.0.0.1",
     ]
     command += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", environment)
+    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", environment, sessions, token.read_text())
     try:
         deadline = time.monotonic() + 120
-        while not answers(found.url, token.read_text()):
+        while not answers(found):
             assert process.poll() is None, (home / "head.log").read_text()
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(0.5)
@@ -157,11 +176,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         log.close()
 
 
-def answers(url: str, token: str) -> bool:
-    request = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+def answers(head: Head) -> bool:
     try:
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return bool(response.status == 200)
+        return bool(head.get("api/jobs/")) and bool(head.nodes())
     except OSError:
         return False
 
@@ -280,6 +297,81 @@ def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
 
 
+SERVED = {
+    **{of: f"api/v0/{of}?detail=true&limit=10000" for of in ("tasks", "actors", "workers", "nodes", "objects")},
+    **{of: f"api/v0/{of}?detail=true" for of in ("jobs", "placement_groups", "runtime_envs")},
+    "summary of tasks": "api/v0/tasks/summarize",
+    "summary of actors": "api/v0/actors/summarize",
+    "submitted jobs": "api/jobs/",
+    "actors shown": "logical/actors",
+    "processes": "nodes?view=summary",
+    "state": "api/cluster_status",
+    "timeline": "api/v0/tasks/timeline",
+}
+"""What Ray's dashboard shows, and whoever asks the API behind it; logs are files of the session, and searched as such."""
+
+
+def test_a_night_over_people_leaves_nobody_to_be_found(head: Head, tmp_path: Path, mlflow_uri: str) -> None:
+    """Every format but WFDB: catalog, pack, run, report and MLflow on a cluster; then a worker fails, and people ask."""
+    archive, left, disturbed = (tmp_path / name for name in ("archive", "left", "disturbed"))
+    planted_formats.plant(archive)
+    disturbed.mkdir()
+    key, settings = tmp_path / "key", tmp_path / "nightly.yaml"
+    key.write_text("the key of these tests, by which nobody is found again")
+    key.chmod(0o600)
+    bundle = make_bundle(left / "bundle", threshold=0.367)
+    settings.write_text(
+        f"archive: {archive}\nkey_file: {key}\nmodel: {bundle.path}\ncatalog: {left / 'catalog'}\npacked: {left / 'pack'}\n"
+        f"runs: {left / 'runs'}\nreport: {left / 'report'}\nmetrics_file: {left / 'watch' / 'night.prom'}\n"
+        f"notify: {{command: [cp, /dev/stdin, {left / 'watch' / 'told.json'}], when: always}}\nreporting: {{draws: 500}}\n"
+        "run: {attribution: all, operators: [lead], donors: 2, donor_set: 8, shard_records: 64, workers: 1}\n"
+    )
+    for name in ("said", "served", "watch"):
+        (left / name).mkdir()
+    (node,) = head.nodes()
+    variables = {"SCREENING_STATE": str(left / "state"), "MLFLOW_TRACKING_URI": mlflow_uri, "WATCHED": str(disturbed)}
+    variables |= {"WATCHED_RECORD": planted_formats.UNREADABLE, "WATCHED_HERE": node["node_ip"]}
+    variables |= {"PYTHONPATH": f"{WATCHED}:{PROJECT}"}
+
+    def said(name: str, done: subprocess.CompletedProcess[str], code: int) -> str:
+        (left / "said" / name).write_text(done.stdout + done.stderr)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    night = head.submit("night", "nightly.py", "--settings", settings, variables=variables)
+    assert re.search(r"rejected +[1-9]\d+ \(", said("night", night, 1))
+    for flag in ("fail", "fail-altogether"):
+        (disturbed / flag).touch()
+    run = ("--catalog", left / "catalog", "--out", left / "runs-disturbed", "--model", bundle.path)
+    screened = head.submit("disturbed", "screen.py", *run, "--attribution", "none", variables=variables)
+    unfinished = said("disturbed", screened, 1)
+    assert re.search(r"unfinished: Ray ended the run: ValueError at storage\.py:\d+ in ", unfinished)
+    for name, path in SERVED.items():
+        (left / "served" / name).write_bytes(head.get(path))
+    tasks = json.loads((left / "served" / "tasks").read_bytes())["data"]["result"]["result"]
+    assert any("ValueError at storage.py" in (task["error_message"] or "") for task in tasks)
+
+    (manifest,) = (left / "runs").glob("*/manifest.json")
+    rejects = said("failures", head.screening("failures", manifest.parent, "--limit", "1000"), 0)
+    for reason in ("bad_header", "checksum_mismatch", "missing_leads", "missing_rate", "missing_units", "undecodable"):
+        assert reason in rejects
+    rows = pq.read_table(manifest.parent / "results", columns=["record_id", "flagged", "source_format"]).to_pylist()
+    flagged = next(row["record_id"] for row in rows if row["flagged"] and row["source_format"] == "dicom")
+    of = ("--runs", left / "runs", "--catalog", left / "catalog")
+    said("explain", head.screening("explain", flagged, *of, "--out", left / "explained.html"), 0)
+
+    leaks, located = named(left)
+    assert leaks == {}
+    assert len(located) == 3
+    assert search(head.sessions, SENTINELS) == {}
+    assert search(tmp_path / "mlflow", SENTINELS) == {}
+    wrong, seen = open_to_others(
+        left, ("catalog", "pack", "runs", "runs-disturbed", "report", "explained.html", "state")
+    )
+    assert wrong == {}
+    assert seen > 80
+
+
 def test_what_a_cluster_refuses(head: Head, catalog: Path, tmp_path: Path) -> None:
     """Each is one sentence that says what to do, and leaves nothing behind."""
     bundle = make_bundle(tmp_path / "bundle")
@@ -308,7 +400,7 @@ def test_what_a_cluster_refuses(head: Head, catalog: Path, tmp_path: Path) -> No
     assert refused.stderr.count("Error") == 1
     assert not (tmp_path / "runs").exists()
 
-    stranger = Head(head.url, head.control, {**head.environment, "RAY_AUTH_TOKEN": "0" * 64})
+    stranger = replace(head, environment={**head.environment, "RAY_AUTH_TOKEN": "0" * 64})
     refused = stranger.submit("screen-by-a-stranger", "screen.py", "--help")
     assert refused.returncode != 0
     assert "401" in refused.stdout + refused.stderr or "token" in refused.stdout + refused.stderr

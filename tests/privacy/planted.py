@@ -19,12 +19,16 @@ from tests.wfdb_files import ecg, record
 SENTINELS = {
     "patient id": "7731904468",
     "surname": "Quackenbush",
+    "surname, cut off": "Quackenb",  # what a field of eight characters holds
     "given name": "Wilhelmüne",
     "birth date": "1931-02-17",
     "birth date, European": "17.02.1931",
     "birth date, compact": "19310217",
+    "birth date, American": "02-17-1931",
+    "birth date, in words": "17-FEB-1931",
     "operator": "Tjomsland",
     "physician": "Brunnhilde",
+    "institution": "Hrafnkelsstadir",
     "folder": "ymir_skarphedinsson",
     "sub-folder": "Zsigmondy 4b",
     "file": "farnsworth-z",
@@ -150,18 +154,19 @@ def _table(path: Path, stems: tuple[str, ...]) -> None:
         )
         for i, stem in enumerate(stems):
             bad = i % 11 == 3  # values that cannot be understood, with people in them
-            codes = ["MI", "NORM", "STACH"][i % 3]
+            codes = "STACH" if bad else ["MI", "NORM"][i % 2]
+            patient = i % PATIENTS
             writer.writerow(
                 [
                     f"{FOLDER}/{stem}",
-                    f"{s['patient id']}{i % PATIENTS:02d}",
+                    f"{s['patient id']}{patient:02d}",
                     f"{s['birth date']} {s['surname']}" if bad else f"2020-03-{1 + i % 28:02d} 10:00:00",
                     s["surname"] if bad else 40 + i % 50,
                     s["physician"] if bad else "FM"[i % 2],
                     "ward A" if i % 2 else "ward B",
                     "cart 7",
                     f"{codes};{s['statement']}",
-                    s["remark"] if bad else i % 10,
+                    s["remark"] if bad else 1 + patient % 10,
                     s["surname"],
                     s["given name"],
                     s["birth date"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.privacy.planted import SENTINELS, broken_lists
+from tests.privacy.planted_formats import broken_archives
 
 
 def test_what_a_worker_raises_holds_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +76,29 @@ def test_lists_of_records_that_cannot_be_followed_are_told_by_their_lines(tmp_pa
         assert str(told.value).startswith(said)
         shown = "".join(traceback.format_exception(told.value))
         assert not [name for name, sentinel in SENTINELS.items() if sentinel in shown]
+
+
+def test_zip_and_tar_files_that_are_damaged_are_told_without_what_they_hold(tmp_path: Path) -> None:
+    from screening.archive.catalog import build_catalog, open_catalog
+    from screening.archive.identity import PseudonymKey
+    from screening.archive.reader import ArchiveReader
+    from screening.errors import UserError
+
+    refused, said = set(), []
+    for url in broken_archives(tmp_path / "packed"):
+        catalog, kind = str(tmp_path / "catalogs" / url.rpartition("/")[2]), url.rpartition("/")[2]
+        try:
+            said += build_catalog(url, catalog, key=PseudonymKey.of(b"k" * 32)).warnings
+        except UserError as error:
+            refused.add(kind)
+            said.append("".join(traceback.format_exception(error)))
+            continue
+        reader = ArchiveReader(url)
+        for batch in open_catalog(catalog).iter_batches(["record_id", "version"], with_location=True):
+            for row in batch.to_pylist():
+                try:
+                    said.append(repr(getattr(reader.read(row["location"], "x", version=row["version"]), "detail", "")))
+                except OSError as error:  # of storage: what is told of it is its type
+                    said.append(type(error).__name__)
+    assert refused == {"cut.zip", "prose.zip", "cut.tar", "prose.tar", "damaged.tar", "packed.tar", "number.tar"}
+    assert not [name for name, sentinel in SENTINELS.items() if sentinel in "".join(said)]

@@ -23,6 +23,7 @@ from screening.contract import LEADS, Reason, lead_of, mV_per_unit
 from screening.recording import Recording, Rejected
 from tests import hospital_files as made
 from tests.corpus.hospital import digital, file_of, hospital_cases
+from tests.people import PERSON
 
 MODULES = {module.NAME: module for module in (aecg, cardiosoft, dicom, edf, muse, scp, sierra)}
 STEP_MV = made.STEP_UV / 1000
@@ -312,7 +313,7 @@ def test_what_files_state_reaches_the_catalog_and_nobody_is_named(tmp_path: Path
     assert {form for form, row in rows.items() if row["lbbb"]} == with_statement
     assert {form for form, row in rows.items() if row["qrs_ms"] == 152} == {*with_statement, "scp-ecg"}
     written = b"".join(path.read_bytes() for path in (tmp_path / "catalog").rglob("*") if path.is_file())
-    for secret in (made.PERSON["id"], made.PERSON["name"], "Sentinel"):
+    for secret in (PERSON.id, PERSON.surname):
         assert secret.encode() not in written
 
 
@@ -668,7 +669,7 @@ def test_damaged_files_are_rows_with_a_reason(form: str) -> None:
         if isinstance(got, Rejected):
             assert got.detail
             assert "Sentinel" not in got.detail
-            assert made.PERSON["id"] not in got.detail
+            assert PERSON.id not in got.detail
         formats.facts(broken.tobytes())
 
 
@@ -679,7 +680,7 @@ def test_messages_name_nobody() -> None:
         got = decode("x", case.files[case.header], files)
         if isinstance(got, Rejected):
             assert "Sentinel" not in got.detail
-            assert made.PERSON["id"] not in got.detail
+            assert PERSON.id not in got.detail
 
 
 def test_a_library_that_is_absent_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

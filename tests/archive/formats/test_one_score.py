@@ -22,6 +22,7 @@ from screening.settings import RunSettings
 from screening.storage import Folder
 from tests import hospital_files as made
 from tests.archive import reference
+from tests.people import PERSON
 from tests.run.by_hand import run_by_hand
 
 RECORDS = 6
@@ -110,7 +111,7 @@ def hospital(originals: list[Path], tmp_path: Path) -> Path:
     root.mkdir()
     signal_mV = reference.read(originals[0]).p_signal.T
     for form, (suffix, writer) in made.WRITERS.items():
-        (root / f"{made.PERSON['id']}-{form}{suffix}").write_bytes(writer(np.rint(signal_mV * 200).astype(np.int64)))
+        (root / f"{PERSON.id}-{form}{suffix}").write_bytes(writer(np.rint(signal_mV * 200).astype(np.int64)))
     (root / "cut.xml").write_bytes(made.muse(np.rint(signal_mV * 200).astype(np.int64))[:9_000])
     return root
 
@@ -135,12 +136,10 @@ def test_convert_copies_every_format_and_nobody(hospital: Path, tmp_path: Path) 
     assert "7 of 8 records copied and compared: at most" in done.stdout
     assert "refused        1  bad_header" in done.stdout
     for path in (tmp_path / "copy").rglob("*"):
-        assert made.PERSON["id"] not in path.name
+        assert PERSON.id not in path.name
         if path.is_file():
             data = path.read_bytes()
-            assert not any(
-                secret.encode() in data for secret in (made.PERSON["id"], made.PERSON["name"], "Sankt", "2011")
-            )
+            assert not any(secret.encode() in data for secret in (PERSON.id, PERSON.surname, "Sankt", "2011"))
     build_catalog(str(tmp_path / "copy"), str(tmp_path / "again"), deidentified=True)
     found = [row for batch in open_catalog(str(tmp_path / "again")).iter_batches() for row in batch.to_pylist()]
     assert len(found) == 7

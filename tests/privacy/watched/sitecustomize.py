@@ -1,8 +1,9 @@
 """Python imports this by itself when its folder is on PYTHONPATH: it watches, and disturbs, every process of a command.
 
-Every try to reach another machine is written down and refused. While ``$WATCHED/fail`` exists, storage does not give the
-record whose name holds ``$WATCHED_RECORD``; while ``$WATCHED/fail-altogether`` exists, the worker that asked for it then fails
-at the next file that it removes. Both have messages that quote the path, as libraries do.
+Every try to reach another machine is written down and refused; a node of a cluster has ``$WATCHED_HERE`` for an address of this
+one. While ``$WATCHED/fail`` exists, storage does not give the record whose name holds ``$WATCHED_RECORD``; while
+``$WATCHED/fail-altogether`` exists, the worker that asked for it then fails at the next file that it removes. Both have
+messages that quote the path, as libraries do.
 """
 
 import errno
@@ -13,7 +14,7 @@ import traceback
 
 _FOLDER = os.environ.get("WATCHED", "")
 _RECORD = os.environ.get("WATCHED_RECORD", "\0")
-_HERE = {None, "", "localhost", b"localhost", "0.0.0.0", "::"}
+_HERE = {None, "", "localhost", b"localhost", "0.0.0.0", "::", os.environ.get("WATCHED_HERE")}
 _NETWORK = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"}
 _failed = ""
 
