@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
@@ -88,7 +88,7 @@ class ZipArchive(MemberArchive):
             fo = fsspec.open(fo, mode="rb", protocol=target_protocol, **(target_options or {})).open()
         self._file = _File(fo)
         try:
-            self._zip = zipfile.ZipFile(self._file)  # type: ignore[arg-type]
+            self._zip = zipfile.ZipFile(self._file)
             self._lock = self._zip._lock  # type: ignore[attr-defined]  # under which it seeks and reads
             self._add_all(self._zip.infolist(), self._zip.start_dir)
         except _DAMAGED as error:
@@ -106,12 +106,12 @@ class ZipArchive(MemberArchive):
                 name = name.replace("\\", "/")
             if name.endswith("/"):
                 continue
-            wrong = _what_is_wrong(entry, behind[id(entry)])
-            size = 0 if wrong == _CLAIMS else entry.file_size
-            self.add(name, size=size, CRC=entry.CRC, entry=entry, wrong=wrong)
+            most = _most_bytes(entry, behind[id(entry)])
+            wrong = _what_is_wrong(entry, most)
+            self.add(name, size=min(entry.file_size, most), CRC=entry.CRC, entry=entry, wrong=wrong)
 
     @contextmanager
-    def _opened(self, facts: dict[str, Any]) -> Iterator[zipfile.ZipExtFile]:
+    def _opened(self, facts: dict[str, Any]) -> Iterator[IO[bytes]]:
         if facts["wrong"]:
             raise DamagedMember(facts["wrong"])
         with _told(), self._zip.open(facts["entry"]) as stream:
@@ -163,19 +163,22 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-_CLAIMS = "it claims more bytes than it can hold"
+def _most_bytes(entry: zipfile.ZipInfo, end: int) -> int:
+    """Return how many bytes a member can hold, whatever it claims; ``end`` is where the next one begins."""
+    if entry.header_offset < 0 or entry.header_offset + _LOCAL_HEADER + entry.compress_size > end:
+        return 0
+    return (entry.compress_size + 1) * _MOST_DEFLATED
 
 
-def _what_is_wrong(entry: zipfile.ZipInfo, end: int) -> str:
-    """Return why a member cannot be read, "" where nothing shows; ``end`` is where the next one begins."""
-    most = entry.compress_size * (_MOST_DEFLATED if entry.compress_type == zipfile.ZIP_DEFLATED else 1) + _MOST_DEFLATED
+def _what_is_wrong(entry: zipfile.ZipInfo, most: int) -> str:
+    """Return why a member cannot be read, "" where nothing shows."""
+    if not most:
+        return "it lies over another, or outside the file"
     if entry.flag_bits & 1:
         return "it is encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"it is packed by method {entry.compress_type}, and only 0 and 8 are read; zip it anew"
-    if entry.header_offset < 0 or entry.header_offset + _LOCAL_HEADER + entry.compress_size > end:
-        return "it lies over another, or outside the file"
-    return _CLAIMS if entry.file_size > most else ""
+    return "it claims more bytes than it can hold" if entry.file_size > most else ""
 
 
 @contextmanager

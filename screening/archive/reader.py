@@ -212,10 +212,6 @@ class ArchiveReader:
     def _fetch_member(self, location: str, version: str | None) -> Fetched:
         """Return one record of an HDF5 file, whose other records are not read."""
         path, member = file_of(location), member_of(location)
-        if self._fetch(path, len(GZIP), version) == GZIP:
-            raise Refused(
-                Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip is not read, for its rows have no places; unpack it"
-            )
         stated = self._sidecar(path, version)
         if member is None:
             self.members(path)  # why the scan found none
@@ -225,7 +221,8 @@ class ArchiveReader:
 
     def _stream(self, path: str, version: str | None) -> Any:
         """Open a file of the archive whose parts are read; Refused as `_fetch` does it."""
-        self._fetch(path, 8, version)
+        if self._fetch(path, 8, version).startswith(GZIP):
+            raise Refused(Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip is not read, for its rows have no places; unpack it")
         fs, root = self._open()
         if not isinstance(fs, MemberArchive):
             return fs.open(f"{root}/{path}", "rb")

@@ -33,8 +33,8 @@ def _guided(names: list[str], inputs: int, seed: int, scratch: Path) -> int:
         for number, data in enumerate(target.seeds):
             (corpus / f"seed-{number}").write_bytes(data)
         runs, most_mb = max(1, round(inputs * target.share / total)), 2 * MEMORY_MB
-        command = [sys.executable, "-m", "tests.fuzz.guided", target.name, str(corpus), f"-seed={seed + 1}"]
-        command += [f"-runs={runs}", f"-timeout={target.seconds:.0f}", f"-rss_limit_mb={most_mb}"]
+        command = [sys.executable, "-m", "tests.fuzz.guided", target.name, str(scratch), str(corpus)]
+        command += [f"-seed={seed + 1}", f"-runs={runs}", f"-timeout={target.seconds:.0f}", f"-rss_limit_mb={most_mb}"]
         command += ["-max_len=65536", f"-artifact_prefix={scratch}/", "-print_final_stats=1"]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.stderr.startswith("Error: "):

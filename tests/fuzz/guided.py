@@ -6,7 +6,9 @@ guide.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -17,17 +19,22 @@ def main() -> None:
     with atheris.instrument_imports(include=["screening"]):
         from tests.fuzz.guard import Guard, limit_memory
         from tests.fuzz.targets import targets
-    target = next(target for target in targets() if target.name == sys.argv[1])
+    name, scratch, *options = sys.argv[1:]
+    target = next(target for target in targets() if target.name == name)
     for data in target.seeds:  # what is imported late, is imported now
         target.run(data)
     limit_memory()
     guard = Guard()
 
     def one(data: bytes) -> None:
-        with guard:
-            target.run(data)
+        try:
+            with guard:
+                target.run(data)
+        except BaseException:  # libFuzzer keeps it too, but does not always come to it when memory ran out
+            Path(scratch, f"broken-{name}-{hashlib.sha256(data).hexdigest()[:16]}").write_bytes(data)
+            raise
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
+    atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()
 
 
