@@ -63,6 +63,7 @@ def hdf5(data: bytes) -> str:
     return _asked(_files(), data)
 
 
+@cache
 def hdf5_seeds() -> tuple[bytes, ...]:
     """Return small files of every layout and kind of id, and some that lead elsewhere."""
     import h5py
@@ -110,7 +111,7 @@ def hdf5_seeds() -> tuple[bytes, ...]:
 # --- What the child may say ------------------------------------------------------------------------------------------
 
 
-class _Saying(subprocess.Popen):  # type: ignore[type-arg]
+class Saying(subprocess.Popen):  # type: ignore[type-arg]
     """A child that has said everything, and hears nothing."""
 
     def __init__(self, said: bytes) -> None:
@@ -134,7 +135,7 @@ def hdf5_said(data: bytes) -> str:
     """Return what becomes of a record when each child answers with the next of these bytes, the last with the same again."""
     files, (*first, last) = reading.Hdf5Files(), data.split(CUT)
     said = itertools.chain(first, itertools.repeat(last))
-    start, reading.child.start = reading.child.start, lambda *_: _Saying(next(said))
+    start, reading.child.start = reading.child.start, lambda *_: Saying(next(said))
     try:
         return _asked(files, b"exam_id" + bytes(1000))
     finally:
