@@ -48,7 +48,7 @@ faults: $(READY) ## kill runs, workers and nodes at random moments; compare ever
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.faults --faults 60
 
-fuzz: $(READY)   ## a million broken inputs into everything that reads foreign bytes (ten minutes)
+fuzz: $(READY)   ## a million broken inputs into everything that reads foreign bytes (a quarter of an hour)
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 GUIDED ?= 200000

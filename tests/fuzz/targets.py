@@ -279,8 +279,8 @@ def targets() -> tuple[Target, ...]:
             3,
         ),
         Target("tables", tables, _numbers, 6),
-        Target("tar", tar_seeds(_short()), tar, 6),
-        Target("zip", zip_seeds(_short()), zip, 6),
+        Target("tar", tar_seeds(_short()), tar, 4),
+        Target("zip", zip_seeds(_short()), zip, 4),
         Target("hdf5", hdf5_seeds(), hdf5, 2, seconds=20.0),
         Target("hdf5-said", SAID, hdf5_said, 2, seconds=20.0),
     )
