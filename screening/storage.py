@@ -118,8 +118,8 @@ def open_filesystem(url: str, storage_options: dict[str, Any] | None = None) -> 
             importlib.import_module("s3fs.core").set_custom_error_handler(_is_passing)
         waits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S, "retries": {"max_attempts": 0}}
         options["config_kwargs"] = waits | options.get("config_kwargs", {})
-    if protocol == "tar":
-        importlib.import_module("screening.tar")  # in place of fsspec's own
+    if protocol in ("tar", "zip"):
+        importlib.import_module(f"screening.{protocol}")  # in place of fsspec's own
     if protocol not in ("file", "local"):
         options.setdefault("use_listings_cache", False)
     fs, path = fsspec.core.url_to_fs(url, **options)

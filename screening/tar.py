@@ -1,24 +1,22 @@
 """Tar files as archives: an index by one pass over the headers, then each member by its place.
 
-fsspec's own reads a member by reading up to it, and keeps names as they were written ("./a"). A packed tar has no places, so
-it is refused: unpack it, or make a zip of it. Python's own pass over the headers believes them: a negative size leads it in
-circles, and a long name may be of gigabytes.
+fsspec's own reads a member by reading up to it. A packed tar has no places, so it is refused: unpack it, or make a zip of it.
+Python's own pass over the headers believes them: a negative size leads it in circles, and a long name may be of gigabytes.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import posixpath
 import tarfile
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
-from fsspec.archive import AbstractArchiveFileSystem
 
-MAX_MEMBERS = 20_000_000
+from screening.members import MemberArchive, Window
+
 MAX_EXTENDED_BYTES = 2**20
 """Of what stands before a member and says more of it: a long name, extended headers."""
 _BLOCK = tarfile.BLOCKSIZE
@@ -105,7 +103,7 @@ def _keywords(data: bytes) -> dict[str, str]:
     return found
 
 
-class TarArchive(AbstractArchiveFileSystem):
+class TarArchive(MemberArchive):
     """A read-only file system over an uncompressed tar file.
 
     Parameters
@@ -121,9 +119,7 @@ class TarArchive(AbstractArchiveFileSystem):
         It is no tar file, a packed one, or cut off.
     """
 
-    root_marker = ""
     protocol = "tar"
-    cachable = False
 
     def __init__(
         self,
@@ -132,54 +128,39 @@ class TarArchive(AbstractArchiveFileSystem):
         target_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(self, **options)
+        super().__init__(**options)
         if isinstance(fo, str):
             fo = fsspec.open(fo, mode="rb", protocol=target_protocol, **(target_options or {})).open()
         self._file, self._lock = fo, threading.Lock()
-        self.dir_cache: dict[str, dict[str, Any]] | None = None
-        self._members: dict[str, dict[str, Any]] = {}
         try:
             for member in members(fo):
-                self._add(member)
+                if member.isreg():
+                    self.add(member.name, size=member.size, mtime=member.mtime, offset=member.offset_data)
+                elif not member.isdir():
+                    self.left_out += 1  # links could lead anywhere
         except (tarfile.TarError, ValueError) as error:
             raise ValueError(
                 f"it is no tar file, a packed one, or cut off: {error}; unpack it, or give a zip file"
             ) from error
 
-    def _add(self, member: tarfile.TarInfo) -> None:
-        name = posixpath.normpath(member.name)
-        if not member.isreg() or name.startswith(("/", "../")) or "\0" in name:
-            return  # links could lead anywhere
-        if len(self._members) >= MAX_MEMBERS:
-            raise ValueError(f"it has more than {MAX_MEMBERS:,} files")
-        facts = {"name": name, "size": member.size, "type": "file", "mtime": member.mtime, "offset": member.offset_data}
-        self._members[name] = facts  # of one that is there twice, the later counts
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        stripped: str = super()._strip_protocol(path)
-        return stripped.lstrip("/")
-
-    def _get_dirs(self) -> None:
-        if self.dir_cache is None:
-            folders = self._all_dirnames(self._members)
-            self.dir_cache = {name: {"name": name, "size": 0, "type": "directory"} for name in folders} | self._members
-
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """Return the bytes of a member, or of a part of it."""
-        facts = self._members.get(self._strip_protocol(path))
-        if facts is None:
-            raise FileNotFoundError(path)
+        facts = self.member(path)
         first, last, _step = slice(start, end).indices(facts["size"])
         with self._lock:
             self._file.seek(facts["offset"] + first)
             found: bytes = self._file.read(max(0, last - first))
         return found
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
+    def window(self, path: str) -> Window:
+        """Return a member to be read anywhere."""
+        facts = self.member(path)
+        return Window(self._file, self._lock, facts["offset"], facts["size"])
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
         if mode != "rb":
             raise OSError("a tar file as an archive is read only")
-        return io.BytesIO(self.cat_file(path))
+        return io.BufferedReader(self.window(path))
 
 
 fsspec.register_implementation("tar", TarArchive, clobber=True)

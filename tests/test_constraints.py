@@ -13,9 +13,9 @@ from packaging.version import Version
 
 from tests.conftest import PROJECT
 
-EXTRAS = ("dev", "s3", "hospital", "captum", "audit")
-NOT_INSTALLED = {"cyclonedx-bom", "pip-audit"}
-"""Tools of `make audit`, which alone installs them; what they bring is looked at where they are there."""
+EXTRAS = ("dev", "s3", "hospital", "captum", "audit", "fuzz")
+NOT_INSTALLED = {"atheris", "cyclonedx-bom", "pip-audit"}
+"""Tools of `make audit` and `make fuzz-guided`, which alone install them; what they bring is looked at where they are there."""
 
 
 def locked() -> dict[str, Version]:

@@ -526,6 +526,11 @@ def _warnings(
         yield (
             f"{listing.containers:,} zip or tar files were not looked into; unpack them, or scan each by zip::URL or tar::URL."
         )
+    if listing.left_out:
+        yield (
+            f"{listing.left_out:,} members of the zip or tar file were left out: they are links or devices, lie where a folder "
+            "is, or their names have no end; unpack it to see them."
+        )
     if listing.passed_over:
         yield (
             f"{listing.passed_over:,} folders were passed over: they are links that lead out of the archive, or their "

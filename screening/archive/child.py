@@ -22,6 +22,7 @@ from screening.errors import StorageError
 NO_MEMORY = 77
 """Exit status of a child that ran out of memory."""
 _PIPE_BYTES = 2**20
+_LINE_BYTES = 2**16
 _START_S = 60
 """A child may take this long to start on a busy machine."""
 
@@ -37,8 +38,10 @@ class Pipe:
         self._descriptor, self.until, self._held = pipe.fileno(), until, bytearray()
 
     def line(self) -> bytes:
-        """Return what comes up to the next end of a line."""
+        """Return what comes up to the next end of a line; ValueError where none comes."""
         while b"\n" not in self._held:
+            if len(self._held) > _LINE_BYTES:
+                raise ValueError("a line without end")
             self._more()
         line, _, rest = bytes(self._held).partition(b"\n")
         self._held = bytearray(rest)
@@ -53,8 +56,8 @@ class Pipe:
         return taken
 
     def _more(self) -> None:
-        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, self.until - time.monotonic()))
-        if not ready:
+        left = self.until - time.monotonic()
+        if left < 0 or not select.select([self._descriptor], [], [], left)[0]:
             raise OutOfTime
         data = os.read(self._descriptor, 2**20)
         if not data:
@@ -112,7 +115,8 @@ def address_space() -> int | None:
 
 
 def begin(memory_mb: int, answers: IO[bytes]) -> None:
-    """Take no more than ``memory_mb`` from here on, and say that this process is ready."""
+    """Take no more than ``memory_mb`` from here on, leave no memory behind, and say that this process is ready."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what a crash leaves would hold a patient's ECG
     if (in_use := address_space()) is not None:
         resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_mb * 2**20,) * 2)
     answers.write(b"ready\n")

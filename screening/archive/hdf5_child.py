@@ -7,10 +7,13 @@ imported here, so that this process starts at once.
 
 from __future__ import annotations
 
+import encodings.ascii
+import encodings.latin_1  # noqa: F401  # imported late otherwise, when no file can be opened any more
 import io
 import json
 import math
 import os
+import resource
 import sys
 from contextlib import suppress
 from typing import IO, Any
@@ -147,6 +150,8 @@ def _number(member: str) -> int:
 def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Answer what is asked of files until there is no more."""
     child.begin(memory_mb, answers)
+    # Whatever is believed of links, external datasets and the library's plugins: nothing is opened from here on.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     files: dict[int, File] = {}
     while line := asked.readline():
         question = json.loads(line)

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from screening.errors import UserError
+from screening.members import DamagedMember, MemberArchive
 from screening.storage import open_filesystem
 
 ABSENT = "absent"
@@ -275,7 +276,7 @@ def open_within(fs: AbstractFileSystem, root: str, location: str, shown: str | N
     FileNotFoundError
         There is none.
     UserError
-        It leads out of the archive, or is a pipe, a device or a folder.
+        It leads out of the archive, or is a pipe, a device or a folder, or cannot be unpacked from a zip file.
     """
     path, shown = join(root, location), shown or repr(location)
     if isinstance(fs, LocalFileSystem):
@@ -291,7 +292,10 @@ def open_within(fs: AbstractFileSystem, root: str, location: str, shown: str | N
             raise UserError(
                 f"{shown} in the archive is a symbolic link that leads out of it; put the file itself there."
             )
-    stream: IO[bytes] = fs.open(path, "rb")
+    try:
+        stream: IO[bytes] = fs.open(path, "rb")
+    except DamagedMember as error:
+        raise UserError(f"{shown} in the archive cannot be unpacked: {error}.") from None
     return stream
 
 
@@ -393,6 +397,11 @@ class Listing:
         self.unnameable = 0  # headers whose names are not UTF-8: no table could hold them
         self.passed_over = 0  # folders that no path leads to, or one that leaves the archive
         self.containers = 0  # files that are archives themselves
+
+    @property
+    def left_out(self) -> int:
+        """Members of a zip or tar file that have no place in it."""
+        return self._fs.left_out if isinstance(self._fs, MemberArchive) else 0
 
     def find(self, locations: list[str]) -> list[list[FileFacts] | None]:
         """Return the files of each record, None where the file that opens it is absent."""
@@ -510,6 +519,8 @@ class Listing:
                 ) from None
         except UnicodeDecodeError:
             raise UserError(f"Line {number} of {shown} is not UTF-8 text; mend or remove it.") from None
+        except DamagedMember as error:
+            raise UserError(f"{shown} in the archive cannot be unpacked: {error}; make the archive anew.") from None
 
     def _keep(self, folder: str, content: FolderContent) -> None:
         if (old := self._cache.pop(folder, None)) is not None:

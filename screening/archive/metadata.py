@@ -491,7 +491,7 @@ def read_superclasses(stream: IO[bytes]) -> dict[str, str]:
         rows = csv.DictReader(io.StringIO(text))
         fields = list(rows.fieldnames or [""])
         read = list(rows)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{name} cannot be read ({type(error).__name__}); restore PTB-XL's file.") from error
     code, superclass = fields[0], "diagnostic_class"
     if superclass not in fields:

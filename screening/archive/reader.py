@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.zip import ZipFileSystem
 
 from screening.archive import formats, wfdb
 from screening.archive.container import Refused, container_of
-from screening.archive.formats import sidecar
+from screening.archive.formats import GZIP, sidecar
 from screening.archive.formats.hdf5 import Hdf5Files
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import SIDECAR
@@ -38,21 +35,18 @@ from screening.archive.objects import Objects, objects_below
 from screening.archive.wfdb_header import is_safe_path, looks_like_header, parse
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError
+from screening.members import DamagedMember, MemberArchive
 from screening.recording import Recording, Rejected
 from screening.storage import open_filesystem
-from screening.tar import TarArchive
 
 # Without waiting: opening a named pipe would wait for its writer for ever. Windows knows none of these but O_BINARY.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_DAMAGED_IN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
-"""What zipfile raises of a member that is damaged, encrypted or packed in a way that it does not know."""
 _CLOSED = "this account may not read a file of the record"
 MAX_SEGMENTS = 1_000
 """Of a record, above which a scan does not ask each what it names; a change of its signals is not told then."""
 _PROBED = 64
 """Files that are tried, to tell one that is closed to us from an archive that is."""
-_IN_ONE_FILE = (ZipFileSystem, TarArchive)
 _OUTSIDE = "a file of the record leads outside the archive"
 _CHANGED = "a file of the record is not the one that was catalogued"
 
@@ -217,18 +211,25 @@ class ArchiveReader:
 
     def _fetch_member(self, location: str, version: str | None) -> Fetched:
         """Return one record of an HDF5 file, whose other records are not read."""
-        stated = self._sidecar(file_of(location), version)
         path, member = file_of(location), member_of(location)
+        stated = self._sidecar(path, version)
         if member is None:
+            self.members(path)  # why the scan found none
             raise Refused(Reason.MISSING_FILE, "an HDF5 file holds many records, and none of them is named")
         row = self._hdf5.row((path, version or ""), lambda: self._stream(path, version), sidecar.parse(stated), member)
         return Fetched(row, {SIDECAR: stated})
 
     def _stream(self, path: str, version: str | None) -> Any:
         """Open a file of the archive whose parts are read; Refused as `_fetch` does it."""
-        self._fetch(path, 8, version)
+        if self._fetch(path, 8, version).startswith(GZIP):
+            raise Refused(Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip is not read, for its rows have no places; unpack it")
         fs, root = self._open()
-        return fs.open(f"{root}/{path}", "rb")
+        if not isinstance(fs, MemberArchive):
+            return fs.open(f"{root}/{path}", "rb")
+        try:
+            return fs.window(path)
+        except DamagedMember as error:
+            raise _not_unpacked(error) from error
 
     def _sidecar(self, location: str, version: str | None) -> bytes:
         """Return the sidecar that holds for a file; Refused where there is none."""
@@ -273,7 +274,7 @@ class ArchiveReader:
                 if seen is not None:
                     seen.append((size, token_of(info)))
                 if size and len(data) != min(size, limit):
-                    if isinstance(fs, _IN_ONE_FILE):  # it comes from what the file says of itself
+                    if isinstance(fs, MemberArchive):  # it comes from what the file says of itself
                         raise Refused(Reason.TRUNCATED, f"{len(data)} of the {size} bytes claimed are there")
                     raise ArchiveError(f"storage gave {len(data)} of {size} bytes")
             return data
@@ -283,6 +284,8 @@ class ArchiveReader:
             raise Refused(Reason.MISSING_FILE, "a file of the record is not in the archive") from error
         except Refused:
             raise
+        except DamagedMember as error:
+            raise _not_unpacked(error) from error
         except PermissionError as error:
             if self._gives_others(
                 f"{root}/{path}", self._objects_near, lambda other: fs.cat_file(other, start=0, end=1)
@@ -290,8 +293,6 @@ class ArchiveReader:
                 raise Refused(Reason.MISSING_FILE, _CLOSED) from error
             raise
         except Exception as error:
-            if isinstance(fs, ZipFileSystem) and isinstance(error, _DAMAGED_IN_ZIP):
-                raise Refused(Reason.UNDECODABLE, "a file of the record cannot be unpacked from the archive") from error
             # HTTP has no range of an empty object: object stores answer 416, which each client words in its own way.
             if "range" not in str(error).lower() or fs.size(f"{root}/{path}"):
                 raise
@@ -375,6 +376,10 @@ class ArchiveReader:
             self._folder = (path, real)
         if real != root and not real.startswith(f"{root}/"):
             raise Refused(Reason.UNSAFE_PATH, _OUTSIDE)
+
+
+def _not_unpacked(error: DamagedMember) -> Refused:
+    return Refused(Reason.UNDECODABLE, f"a file of the record cannot be unpacked from the archive: {error}")
 
 
 def _require_size(size: int) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-import struct
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,54 +119,6 @@ def test_a_table_that_unpacks_to_one_row_without_end(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rows of t\.csv\.gz name no record, or one named before"):
         build_catalog(str(tmp_path / "archive"), str(tmp_path / "c"), metadata=str(table), mapping=MAPPING, key=KEY)
     assert time.process_time() - begun < 10
-
-
-# --- Zip files ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_zip_file_that_attacks(tmp_path: Path) -> None:
-    good, header = record(), record()["r.hea"]
-    path = tmp_path / "archive.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name in ("good", "damaged", "../climbs"):
-            for file, data in good.items():
-                packed.writestr(f"{name}/{file}", data)
-        packed.writestr("bomb/r.hea", header)
-        packed.writestr("bomb/r.dat", bytes(80_000_000))
-        packed.writestr("header_bomb/r.hea", bytes(80_000_000))
-        packed.writestr("encrypted/r.hea", header)
-        packed.writestr("encrypted/r.dat", good["r.dat"])
-        packed.writestr("overstated/r.hea", header)
-        packed.writestr("overstated/r.dat", good["r.dat"])
-        at = {info.filename: info.header_offset for info in packed.infolist()}
-    data = bytearray(path.read_bytes())
-    data[at["damaged/r.dat"] + 200] ^= 0xFF
-    # The flag "encrypted", in the local header and in the directory.
-    data[at["encrypted/r.dat"] + 6] |= 1
-    entry = data.rfind(b"encrypted/r.dat")
-    data[entry - 46 + 8] |= 1
-    entry = data.rfind(b"overstated/r.dat") - 46  # of the directory
-    struct.pack_into("<I", data, entry + 24, len(good["r.dat"]) + 1000)
-    path.write_bytes(data)
-    url = f"zip::file://{path}"
-    build_catalog(url, str(tmp_path / "c"), deidentified=True)
-    found = outcomes(tmp_path / "c")
-    assert found == {
-        "good/r": None,
-        "damaged/r": Reason.UNDECODABLE,
-        "encrypted/r": Reason.UNDECODABLE,
-        "overstated/r": Reason.TRUNCATED,
-        "bomb/r": Reason.TOO_LARGE,
-        "header_bomb/r": Reason.UNKNOWN_FORMAT,
-        **({"../climbs/r": Reason.UNSAFE_PATH} if "../climbs/r" in found else {}),
-    }
-
-
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 no", b"PK\x05\x06" + b"\xff" * 18])
-def test_a_zip_file_that_is_none(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(UserError, match="cannot be opened"):
-        build_catalog(f"zip::file://{tmp_path}/a.zip", str(tmp_path / "c"), deidentified=True)
 
 
 def test_odd_rates_are_decoded_in_time(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def good(*names: str, form: int = tarfile.GNU_FORMAT) -> bytes:
 
 
 def extended(text: str) -> bytes:
-    line = f"{len(text) + 4} {text}\n".encode()
-    return header("x", len(line), tarfile.XHDTYPE) + line.ljust(512, b"\0")
+    line = f"{len(text) + 2 + len(str(len(text) + 3))} {text}\n".encode()
+    return header("x", len(line), tarfile.XHDTYPE) + line.ljust(-(-len(line) // 512) * 512, b"\0")
 
 
 ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -102,6 +102,15 @@ def test_sparse_members_are_left_out() -> None:
     pax = extended("GNU.sparse.major=1") + header("c/r.dat", 512) + b"s" * 512
     found = [member.name for member in members(io.BytesIO(data + pax + good("a") + bytes(1024)))]
     assert sorted(found) == ["a/r.dat", "a/r.hea"]
+
+
+def test_names_and_links_of_a_tar_file(tmp_path: Path) -> None:
+    link = header("link.hea", 0, tarfile.SYMTYPE)
+    deep = extended(f"path={'d/' * 1000}r.hea") + header("x", 0)
+    (tmp_path / "a.tar").write_bytes(good("/a", "./b", "../c") + link + deep + bytes(1024))
+    summary = build_catalog(f"tar::file://{tmp_path}/a.tar", str(tmp_path / "catalog"), deidentified=True)
+    assert outcomes(tmp_path / "catalog") == {"a/r": None, "b/r": None, "../c/r": "unsafe_path"}
+    assert "2 members of the zip or tar file were left out: they are links or devices" in " ".join(summary.warnings)
 
 
 def test_a_tar_file_that_was_cut_since_costs_rows(tmp_path: Path) -> None:

@@ -530,6 +530,19 @@ def _of_tables() -> list[Case]:
     ]
 
 
+def _of_hdf5() -> list[Case]:
+    good, plain = made.hdf5({1: ecg()}, samples=5000), made.sidecar(leads=list(LEADS))
+    other = made.sidecar(leads=list(LEADS), dataset="ecgs")
+    packed, form = gzip.compress(good, mtime=0), "h5"
+    return [
+        _case("hdf5_cut", form, good[: len(good) // 2], Reason.UNDECODABLE, "damaged, or cut off", ecg_yaml=plain),
+        _case("hdf5_bits", form, good[:100] + bytes(900) + good[1000:], Reason.UNDECODABLE, "damaged", ecg_yaml=plain),
+        _case("hdf5_empty", form, b"", Reason.UNDECODABLE, "damaged, or cut off", ecg_yaml=plain),
+        _case("hdf5_other", form, good, Reason.BAD_HEADER, "no dataset of 3 dimensions", ecg_yaml=other),
+        _case("hdf5_gzip", "h5.gz", packed, Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip .*; unpack it", ecg_yaml=plain),
+    ]
+
+
 def _of_gzip() -> list[Case]:
     packed = gzip.compress(file_of("muse-xml"), mtime=0)
     bomb = gzip.compress(b"<RestingECG>" + bytes(80_000_000), mtime=0)
@@ -578,5 +591,6 @@ def hospital_cases() -> list[Case]:
         *_of_edf(),
         *_of_dicom(),
         *_of_tables(),
+        *_of_hdf5(),
         *_of_gzip(),
     ]

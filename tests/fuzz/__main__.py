@@ -3,45 +3,52 @@
 Inputs are known files with changes (`targets.mutated`), drawn from a seed. Each runs under an alarm, the process under a
 limit of address space; whatever opens a file, lists a folder or connects somewhere is caught by an audit hook. A crash, a
 hang, an excess or a broken promise is told with the input, which is kept, and the exit code is 1. With ``--engine atheris``
-inputs are guided by coverage instead (https://github.com/google/atheris, Apache-2.0, to be installed).
+inputs are guided by coverage instead (https://github.com/google/atheris, Apache-2.0; extra ``fuzz``), under the same guard;
+what reached new code is kept in the scratch folder, and the next run begins from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.fuzz.engine import MEMORY_MB, run
+from tests.fuzz.engine import run
+from tests.fuzz.guard import MEMORY_MB
 from tests.fuzz.targets import targets
 
 
 def _guided(names: list[str], inputs: int, seed: int, scratch: Path) -> int:
-    """Run atheris on each target, one process after the other; return how many ended with a crash."""
-    crashed = 0
-    total = sum(target.share for target in targets() if target.name in names)
-    for target in targets():
-        if target.name not in names:
-            continue
+    """Run atheris on each target, one process after the other; return how many ended with a finding."""
+    found, executed = 0, 0
+    chosen = [target for target in targets() if target.name in names]
+    total = sum(target.share for target in chosen)
+    for target in chosen:
         corpus = scratch / target.name
-        corpus.mkdir()
+        corpus.mkdir(exist_ok=True)
         for number, data in enumerate(target.seeds):
-            (corpus / str(number)).write_bytes(data)
-        command = [sys.executable, "-m", "tests.fuzz.guided", target.name, str(corpus), f"-seed={seed + 1}"]
-        command += [f"-runs={round(inputs * target.share / total)}", "-timeout=10", f"-rss_limit_mb={MEMORY_MB}"]
+            (corpus / f"seed-{number}").write_bytes(data)
+        runs, most_mb = max(1, round(inputs * target.share / total)), 2 * MEMORY_MB
+        command = [sys.executable, "-m", "tests.fuzz.guided", target.name, str(scratch), str(corpus)]
+        command += [f"-seed={seed + 1}", f"-runs={runs}", f"-timeout={target.seconds:.0f}", f"-rss_limit_mb={most_mb}"]
         command += ["-max_len=65536", f"-artifact_prefix={scratch}/", "-print_final_stats=1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = [
-            line for line in done.stderr.splitlines() if "stat::number_of_executed_units" in line or " DONE " in line
-        ]
-        print(f"{target.name}: {'crashed' if done.returncode else 'no crash'}; {'; '.join(lines)}", flush=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.stderr.startswith("Error: "):
+            sys.exit(done.stderr.strip())
+        units = int((re.findall(r"number_of_executed_units:\s*(\d+)", done.stderr) or [0])[0])
+        covered = (re.findall(r"\bcov: (\d+)", done.stderr) or ["0"])[-1]
+        outcome = "a finding" if done.returncode else "no finding"
+        print(f"{target.name:<16}{units:>10,} inputs, {covered:>6} places reached: {outcome}", flush=True)
+        executed += units
         if done.returncode:
-            crashed += 1
-            print(done.stderr[-3000:])
-    return crashed
+            found += 1
+            print(done.stdout[-2000:] + done.stderr[-3000:])
+    print(f"{executed:,} inputs: {found} targets with a finding, which is kept in {scratch}")
+    return found
 
 
 def main() -> int:

@@ -6,12 +6,10 @@ neither a refusal nor a `UserError`, a message that holds a path, a path that le
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import re
 import struct
-import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,14 +42,12 @@ from screening.archive.metadata import (
 from screening.archive.wfdb_header import is_safe_path
 from screening.contract import LEADS
 from screening.errors import UserError
-from screening.recording import Recording, Rejected
-from screening.tar import members
 from tests import hospital_files
+from tests.fuzz.archives import tar, tar_seeds, zip, zip_seeds
+from tests.fuzz.hdf5 import SAID, hdf5, hdf5_said, hdf5_seeds
+from tests.fuzz.judge import CUT, judged, tell
 from tests.wfdb_files import ecg, encode, matlab, record, signal_line
 
-CUT = b"\xff\x00--file--\x00\xff"
-"""Between the files of one input."""
-_PATH = re.compile(r"/|\\|\.(hea|dat|mat|csv)\b")
 _SAMPLES = 100
 
 
@@ -63,6 +59,7 @@ class Target:
     seeds: tuple[bytes, ...]
     run: Callable[[bytes], str]
     share: int  # of the inputs, against the other targets'
+    seconds: float = 5.0  # that one input may take
 
 
 def _decoded(header: bytes, contents: Sequence[bytes]) -> str:
@@ -77,26 +74,9 @@ def _decoded(header: bytes, contents: Sequence[bytes]) -> str:
             if len(found) > 10_000:
                 raise AssertionError("files without end are asked for")
     except Refused as refused:
-        _tell(refused.detail)
+        tell(refused.detail)
         return str(refused.reason)
-    return _judged(wfdb.decode("id", header, found))
-
-
-def _judged(outcome: Recording | Rejected) -> str:
-    if isinstance(outcome, Recording):
-        if outcome.signal_mV.nbytes > 2**28:
-            raise AssertionError(f"{outcome.signal_mV.nbytes} bytes of samples")
-        return "read"
-    _tell(outcome.detail)
-    if "the decoder failed" in outcome.detail:
-        # Caught by the last line of defence: a row with a reason, and yet a gap in the checks before.
-        raise AssertionError(outcome.detail)
-    return str(outcome.reason)
-
-
-def _tell(detail: str) -> None:
-    if not detail.strip() or _PATH.search(detail.replace("/mV", "")):
-        raise AssertionError(f"a message that says nothing, or a path: {detail!r}")
+    return judged(wfdb.decode("id", header, found))
 
 
 def _hospital(data: bytes) -> str:
@@ -104,35 +84,13 @@ def _hospital(data: bytes) -> str:
     facts = formats.facts(data)
     if facts is not None and facts.age is not None and not 0 <= facts.age <= 90:
         raise AssertionError(f"an age of {facts.age}")
-    return _judged(formats.decode("id", data))
+    return judged(formats.decode("id", data))
 
 
 def _numbers(data: bytes) -> str:
     """A table of numbers, and its sidecar behind it."""
     table, _, stated = data.partition(CUT)
-    return _judged(sidecar.decode("id", table, {sidecar.SIDECAR: stated}))
-
-
-def _tar(data: bytes) -> str:
-    """A tar file: every member that it tells lies within it, and it comes to an end."""
-    try:
-        found = list(members(io.BytesIO(data)))
-    except (tarfile.TarError, ValueError):
-        return "refused"
-    for member in found:
-        if not 0 <= member.offset_data <= len(data) or member.size < 0:
-            raise AssertionError(f"a member at {member.offset_data} of {len(data)} bytes")
-    return "read" if found else "empty"
-
-
-def _tar_seed(form: int) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=form) as packed:
-        for name, data in _short().items():
-            long = tarfile.TarInfo(f"{'patients/' * 14}{name}")  # longer than a header holds
-            long.size = len(data)
-            packed.addfile(long, io.BytesIO(data))
-    return stream.getvalue()
+    return judged(sidecar.decode("id", table, {sidecar.SIDECAR: stated}))
 
 
 def _short(**options: Any) -> dict[str, bytes]:
@@ -321,7 +279,10 @@ def targets() -> tuple[Target, ...]:
             3,
         ),
         Target("tables", tables, _numbers, 6),
-        Target("tar", tuple(map(_tar_seed, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))), _tar, 6),
+        Target("tar", tar_seeds(_short()), tar, 4),
+        Target("zip", zip_seeds(_short()), zip, 4),
+        Target("hdf5", hdf5_seeds(), hdf5, 2, seconds=20.0),
+        Target("hdf5-said", SAID, hdf5_said, 2, seconds=20.0),
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.engine import run
+from tests.fuzz.guard import Guard
 from tests.fuzz.targets import Target, mutated, targets
 
 TARGETS = targets()
@@ -26,6 +29,14 @@ def test_any_bytes_have_an_outcome(target: Target, data: bytes, seed: int) -> No
 def test_what_the_fuzzer_begins_from_is_read(target: Target) -> None:
     read = {"read", "facts", "parsed", "rows", "label rule", "column mapping", "taken"}
     assert {target.run(seed) for seed in target.seeds} & read
+
+
+def test_what_a_target_opens_is_heard_though_it_catches_everything() -> None:
+    guard = Guard()
+    with pytest.raises(AssertionError, match="^open '/etc/hostname'$"), guard, suppress(AssertionError):
+        open("/etc/hostname")  # noqa: SIM115
+    with guard:  # and forgotten
+        pass
 
 
 def test_some_thousand_changed_files(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -30,9 +30,16 @@ SECONDS, MEMORY_MB = 30.0, 2048
 """What one question may take, waiting for storage apart."""
 MOST_READ = 2**30
 """Bytes of the file that one question may ask for: damaged indices lead in circles."""
+_MOST_ANSWERED = 2**30
+"""Bytes of an answer: a record, or all ids."""
+_MOST_TOLD = 300
+"""Characters of why a record is refused."""
 _LEAST_READ = 2**16
 _OPEN = 4
 """Files held open at once, the last used."""
+
+
+_CRASHED = "the HDF5 library crashed on this file"
 
 
 class _StorageFailed(Exception):
@@ -91,8 +98,16 @@ class Hdf5Files:
     def members(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> Sequence[str]:
         """Return the ids of a file's records, in their order."""
         with self._lock:
-            found = json.loads(self._answer(self._file(key, opener, sidecar), {}))
-        return found if isinstance(found, list) else _Numbered(found)
+            answer = self._answer(self._file(key, opener, sidecar), {})
+        try:
+            found = json.loads(answer)
+        except (ValueError, RecursionError):
+            found = None
+        if type(found) is int and 0 <= found < 2**31:
+            return _Numbered(found)
+        if isinstance(found, list) and all(isinstance(member, str) for member in found):
+            return found
+        raise Refused(Reason.UNDECODABLE, _CRASHED)
 
     def _file(self, key: tuple[str, str], opener: Any, sidecar: Sidecar) -> _Opened:
         if importlib.util.find_spec("h5py") is None:
@@ -151,9 +166,11 @@ class Hdf5Files:
         self._closed.clear()
         left = MOST_READ
         while True:
-            answer = json.loads(pipe.line())
+            answer = _plain(pipe.line())
             if "read" in answer:
                 at, length = answer["read"]
+                if not 0 <= at <= file.size or not 0 < length <= MOST_READ:
+                    raise ValueError("what it asks for is not in the file")
                 left -= max(length, _LEAST_READ)
                 if left < 0:
                     self._end()
@@ -166,9 +183,13 @@ class Hdf5Files:
                 pipe.until += time.monotonic() - begun
                 _send(process.stdin, json.dumps({"bytes": len(data)}).encode() + b"\n" + data, pipe.until)
             elif "opened" in answer:
-                self._held.add(answer["opened"])
+                if answer["opened"] != file.number:
+                    raise ValueError("it opened another file")
+                self._held.add(file.number)
             elif "reason" in answer:
-                return Refused(Reason(answer["reason"]), answer["detail"])
+                return Refused(Reason(answer["reason"]), answer["detail"][:_MOST_TOLD])
+            elif answer["bytes"] > _MOST_ANSWERED:
+                raise ValueError("an answer without end")
             else:
                 return pipe.take(answer["bytes"])
 
@@ -188,12 +209,13 @@ class Hdf5Files:
         self._end()
         if ran_out:
             return Refused(Reason.TOO_LARGE, f"reading the HDF5 file takes more than {MEMORY_MB} MB of memory")
-        return Refused(Reason.UNDECODABLE, "the HDF5 library crashed on this file")
+        return Refused(Reason.UNDECODABLE, _CRASHED)
 
     def _end(self) -> None:
-        self._child = None
         self._held.clear()
-        self._ending()
+        if self._child is not None:  # it may not have come to life
+            self._child = None
+            self._ending()
 
 
 class _Numbered(Sequence[str]):
@@ -206,7 +228,27 @@ class _Numbered(Sequence[str]):
         return self._count
 
     def __getitem__(self, at: Any) -> Any:
-        return str(range(self._count)[at])
+        found = range(self._count)[at]
+        return list(map(str, found)) if isinstance(at, slice) else str(found)
+
+
+def _plain(line: bytes) -> dict[str, Any]:
+    """Return one of the child's lines, whose values are whole numbers, texts or lists of two numbers; else ValueError.
+
+    What the HDF5 library makes of a file that attacks it, may speak in the child's place.
+    """
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        raise ValueError("no line of the child") from None
+    kinds = {"read": list, "opened": int, "reason": str, "detail": str, "bytes": int}
+    if not isinstance(found, dict) or any(type(value) is not kinds.get(key) for key, value in found.items()):
+        raise ValueError("no line of the child")
+    if any(type(number) is not int for number in found.get("read", [])):
+        raise ValueError("no line of the child")
+    if found.get("bytes", 0) < 0:
+        raise ValueError("no line of the child")
+    return found
 
 
 def _send(pipe: IO[bytes], data: bytes, until: float) -> None:

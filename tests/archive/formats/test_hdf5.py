@@ -14,12 +14,16 @@ import pytest
 
 from screening.archive import child
 from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.container import Refused
 from screening.archive.formats import hdf5, sidecar
+from screening.archive.hdf5_child import File
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, Reason
 from screening.errors import StorageError
 from screening.recording import Recording, Rejected
 from tests import hospital_files as made
+from tests.fuzz.hdf5 import Saying
+from tests.fuzz.hdf5 import hdf5_seeds as seeds
 from tests.wfdb_files import ecg
 
 SIDECAR = {sidecar.SIDECAR: made.sidecar(leads=list(LEADS))}
@@ -137,3 +141,113 @@ def test_storage_that_fails_within_an_hdf5_file_says_nothing_of_it(tmp_path: Pat
 def test_a_child_that_cannot_start_says_nothing_of_the_record() -> None:
     with pytest.raises(StorageError, match="could not be started"):
         child.start("screening.no_such_module", 400)
+
+
+def test_a_child_that_cannot_start_says_nothing_of_an_hdf5_file_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any) -> None:
+        raise StorageError("a process that reads within limits could not be started")
+
+    monkeypatch.setattr(hdf5.child, "start", start)
+    stated = sidecar.parse(SIDECAR["ecg.yaml"])
+    with pytest.raises(StorageError, match="could not be started"):
+        hdf5.Hdf5Files().row(("a", ""), lambda: io.BytesIO(b"x"), stated, "1")
+
+
+def test_the_child_opens_nothing_and_leaves_nothing_behind() -> None:
+    """Whatever was believed of links, external datasets and plugins."""
+    program = """
+import resource, sys
+from screening.archive import hdf5_child
+
+class Asked:
+    def readline(self):
+        try:
+            open("/dev/null")
+        except OSError as error:
+            print(error.strerror, resource.getrlimit(resource.RLIMIT_CORE))
+        return b""
+
+hdf5_child.serve(400, Asked(), sys.stdout.buffer)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "ready\nToo many open files (0, 0)\n"
+
+
+@pytest.mark.parametrize("seed", range(len(seeds())))
+def test_the_child_needs_nothing_that_it_cannot_open(seed: int) -> None:
+    """What is imported late would be missing, and the file be called damaged."""
+    data = seeds()[seed]
+    ids = "exam_id" if b"exam_id" in data else None
+    stated = sidecar.parse(made.sidecar(leads=list(LEADS), **({"ids": ids} if ids else {})))
+    files = hdf5.Hdf5Files()
+    found: list[Any] = []
+    for read in (_rows_here, _rows_there):
+        try:
+            found.append(read(files, data, stated))
+        except Refused as refused:
+            found.append((refused.reason, refused.detail))
+    assert found[0] == found[1]
+
+
+def _rows_here(_: hdf5.Hdf5Files, data: bytes, stated: sidecar.Sidecar) -> dict[str, bytes]:
+    file = File(io.BytesIO(data), len(data), stated.dataset, stated.ids)
+    return {member: sidecar.MEMBER + file.row(member) for member in file.rows or ("0", "1")}
+
+
+def _rows_there(files: hdf5.Hdf5Files, data: bytes, stated: sidecar.Sidecar) -> dict[str, bytes]:
+    members = files.members(("a", ""), lambda: io.BytesIO(data), stated)
+    return {member: files.row(("a", ""), lambda: io.BytesIO(data), stated, member) for member in members[:]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"read": [-5, 10]}\n',
+        b'{"read": [0, -1]}\n',
+        b'{"read": [0, 9999999999]}\n',
+        b'{"read": [5000, 10]}\n',
+        b'{"read": [0.5, 10]}\n',
+        b'{"read": [0]}\n',
+        b'{"opened": 2}\n',
+        b'{"opened": [1]}\n',
+        b'{"reason": "no such reason", "detail": "x"}\n',
+        b'{"reason": "truncated", "detail": ["x"]}\n',
+        b'{"reason": "truncated"}\n',
+        b'{"bytes": -1}\n',
+        b'{"bytes": 99999999999}\n' + b"x" * 1000,
+        b'{"bytes": 7}\nx',
+        b"[" * 60_000 + b"\n",
+        b"1" * 200_000,
+        b"5\n",
+        b"",
+    ],
+)
+def test_what_an_attacked_child_says_is_looked_at(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library may have been made to say anything: it costs the file, and no more of it is read than there is."""
+    lengths = []
+
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            lengths.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(hdf5.child, "start", lambda *_: Saying(said))
+    with pytest.raises(Refused) as told:
+        hdf5.Hdf5Files().row(("a", ""), lambda: Stream(bytes(1000)), sidecar.parse(SIDECAR["ecg.yaml"]), "1")
+    assert (told.value.reason, told.value.detail) == (Reason.UNDECODABLE, "the HDF5 library crashed on this file")
+    assert lengths == []
+
+
+@pytest.mark.parametrize("answer", [b"x", b"[[[[", b'{"a": 1}', b"[1, 2]", b"-1", b"1e400", b"[" * 60_000])
+def test_lists_of_records_that_an_attacked_child_makes_up(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b'{"opened": 1}\n{"bytes": %d}\n' % len(answer) + answer
+    monkeypatch.setattr(hdf5.child, "start", lambda *_: Saying(said))
+    with pytest.raises(Refused, match="crashed on this file"):
+        hdf5.Hdf5Files().members(("a", ""), lambda: io.BytesIO(b"x"), sidecar.parse(SIDECAR["ecg.yaml"]))
+
+
+def test_a_child_that_never_stops_talking_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "SECONDS", 0.5)
+    monkeypatch.setattr(hdf5.child, "start", lambda *_: _started("while True: print('{\"opened\": 1}')"))
+    with pytest.raises(Refused, match=r"takes more than 0\.5 s"):
+        hdf5.Hdf5Files().row(("a", ""), lambda: io.BytesIO(b"x"), sidecar.parse(SIDECAR["ecg.yaml"]), "1")
