@@ -222,7 +222,9 @@ class ArchiveReader:
     def _stream(self, path: str, version: str | None) -> Any:
         """Open a file of the archive whose parts are read; Refused as `_fetch` does it."""
         if self._fetch(path, 8, version).startswith(GZIP):
-            raise Refused(Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip is not read, for its rows have no places; unpack it")
+            raise Refused(
+                Reason.UNKNOWN_FORMAT, "HDF5 packed by gzip is not read, for its rows have no places; unpack it"
+            )
         fs, root = self._open()
         if not isinstance(fs, MemberArchive):
             return fs.open(f"{root}/{path}", "rb")
