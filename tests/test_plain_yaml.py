@@ -10,7 +10,7 @@ import yaml
 
 from screening import plain_yaml
 from screening.archive.labels import load_rule
-from screening.archive.metadata import load_mapping
+from screening.archive.mapping import load_mapping
 from screening.errors import UserError
 from screening.settings import ReportSettings, RunSettings, load_settings
 

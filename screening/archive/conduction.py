@@ -10,7 +10,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-from screening.archive.metadata import Facts
+from screening.archive.facts import Facts
 
 # SCP-ECG statement codes (EN 1064, table of diagnostic and rhythm statements), and the SNOMED CT codes of
 # dx_mapping_scored.csv and dx_mapping_unscored.csv (github.com/physionetchallenges/evaluation-2021).

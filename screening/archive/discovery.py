@@ -12,17 +12,11 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from screening.archive.listing import Listing, join, open_within, without_credentials
-from screening.archive.metadata import (
-    KNOWN_TABLES,
-    STATEMENTS_TABLE,
-    ColumnMapping,
-    Facts,
-    MetadataTable,
-    known_mapping,
-    read_superclasses,
-    some,
-)
+from screening.archive.facts import Facts
+from screening.archive.listing import Listing
+from screening.archive.mapping import KNOWN_TABLES, ColumnMapping, known_mapping
+from screening.archive.metadata import STATEMENTS_TABLE, MetadataTable, read_superclasses, some
+from screening.archive.root import join, open_within, without_credentials
 from screening.errors import UserError
 from screening.storage import open_filesystem
 

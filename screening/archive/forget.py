@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from screening.archive.catalog import IDENTITY, Catalog, named
 from screening.archive.labels import CLASSES
-from screening.archive.listing import ABSENT
 from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, CatalogFiles
+from screening.archive.version import ABSENT
 
 
 def held_by_catalog(

@@ -8,8 +8,9 @@ from collections.abc import Container
 from datetime import datetime
 from typing import Any
 
+from screening.archive.facts import SEXES, Facts, as_id, parse_age, parse_codes, parse_time
 from screening.archive.labels import CODE
-from screening.archive.metadata import NULLS, SEXES, Facts, as_id, parse_age, parse_codes, parse_time
+from screening.archive.metadata import NULLS
 from screening.archive.wfdb import comments
 
 _PATIENT_KEYS = ("subject_id", "patient_id", "patient id")

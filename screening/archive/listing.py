@@ -1,307 +1,41 @@
-"""Finding the records of an archive on any fsspec file system, and telling when their files change."""
+"""Listing an archive's folders, each once: which files open a record, and what storage says of them."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import posixpath
-import re
 import stat
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
-from typing import IO, Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from screening.archive.location import (
+    HEADER_SUFFIX,
+    file_of,
+    is_container,
+    is_signal,
+    location_of,
+    may_be_record,
+    safe_location,
+)
+from screening.archive.root import UNREACHABLE, is_inside, join, open_within
+from screening.archive.version import FileFacts, token_of
 from screening.errors import UserError
 from screening.members import DamagedMember, MemberArchive
-from screening.storage import open_filesystem
 
-ABSENT = "absent"
-"""Version of a record that is listed somewhere but has no file in the archive."""
-
-HEADER_SUFFIX = ".hea"
-SIGNAL_SUFFIXES = (".dat", ".mat", ".xyz")
-OTHER_FORMATS = {
-    ".xml": "xml",
-    ".dcm": "dicom",
-    ".scp": "scp",
-    ".edf": "edf",
-    ".h5": "hdf5",
-    ".hdf": "hdf5",
-    ".hdf5": "hdf5",
-    ".csv": "csv",
-    ".npy": "npy",
-}
-"""Suffix of a file that is a record by itself -> its format, until its bytes have told."""
-SIDECAR_FORMATS = ("csv", "npy", "hdf5")
-"""Formats that state neither unit nor rate: their files are records where a sidecar does."""
-SIDECAR_MARK = ":sidecar"
-"""Stands for the suffix of the sidecar among the files of a record."""
-OTHERS_MARK = ":others"
-"""Stands for the suffix of what a header names that does not share its stem, all of it together and without names."""
 _STRAYS_SHARE = 64
 """Headers a signal file without a header, above which these are not asked whose it is."""
-PACKED_SUFFIX = ".gz"
-_NO_RECORDS = re.compile(
-    r"\.(?:atr|bat|bmp|bz2|cfg|conf|css|db|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|log|md?|parquet|pdf|png|ps|py|qrs|r"
-    r"|rst|rtf|sh|sha256|sql|svg|tar|tex|tgz|tiff?|toml|tsv|txt|xlsx?|xsd|xsl|xz|ya?ml|zip|zst)",
-    re.IGNORECASE,
-)
-"""Suffixes of files that lie beside records and are none, which need not be looked into."""
-_CONTAINERS = (".zip", ".tar", ".tgz", ".7z", ".rar")
-_NO_NAMES = frozenset(
-    ("RECORDS", "ANNOTATORS", "LICENSE", "README", "SHA256SUMS", "MD5SUMS", "CHANGELOG", "Makefile", "NOTICE")
-)
 WORKERS = 32  # requests at once: an object store answers in tens of milliseconds
 MAX_RECORDS_DEPTH = 8
-MAX_PATH = 1_024  # what object stores take for a key
 _MAX_LINE = 65_536
-_UNREACHABLE = (errno.ELOOP, errno.ENAMETOOLONG)  # of a path, not of the storage
 _CACHED_ENTRIES = 200_000
 _DENSE = 64  # records a folder, above which one recursive listing more is not worth it
-
-FileFacts = tuple[str, int, str]
-"""(suffix, size in bytes, token that changes with the content) of one file."""
-
-
-def open_root(url: str, storage_options: dict[str, Any] | None = None) -> tuple[AbstractFileSystem, str]:
-    """Return the file system and the path of an archive's root.
-
-    Raises
-    ------
-    UserError
-        The URL is of no known kind, cannot be reached, or names no folder.
-    """
-    shown = without_credentials(url)
-    try:
-        fs, root = open_filesystem(url, storage_options)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"The archive URL {shown!r} cannot be used ({error}); give a folder or a URL such as s3://bucket/ecg."
-        ) from error
-    except ImportError as error:
-        raise UserError(f"The archive URL {shown!r} needs a package that is not installed: {error}.") from error
-    except Exception as error:  # every file system raises its own
-        raise UserError(f"The archive {shown!r} cannot be opened ({type(error).__name__}: {error}).") from error
-    root = root.rstrip("/")
-    try:
-        is_folder = fs.isdir(root) if root else True
-        exists = is_folder or fs.exists(root)
-    except Exception as error:
-        raise UserError(f"The archive {shown!r} cannot be reached ({type(error).__name__}: {error}).") from error
-    if not exists:
-        raise UserError(f"There is no archive at {shown!r}; check the path or URL.")
-    if not is_folder:
-        raise UserError(
-            f"The archive {shown!r} is a file; give the folder that holds the records (or zip::URL for a zip file, tar::URL "
-            "for a tar file)."
-        )
-    return fs, root
-
-
-def without_credentials(url: str) -> str:
-    """Return ``url`` without user, password, query and fragment; local paths stay as they are.
-
-    >>> without_credentials("https://ann:secret@host/ecg?X-Amz-Signature=1")
-    'https://host/ecg'
-    """
-    if "://" not in url:
-        return url
-    return re.sub(r"(?<=://)[^/@]*@", "", re.sub(r"[?#][^:]*$", "", url))
-
-
-def join(root: str, location: str) -> str:
-    """Return the file system's path of a root-relative location."""
-    return f"{root}/{location}" if root else location
-
-
-def safe_location(path: str) -> str | None:
-    """Return a root-relative path in its one spelling, or None if it leaves the root."""
-    if len(path) > MAX_PATH or "\0" in path or path.startswith("/") or "\\" in path or "://" in path:
-        return None
-    clean = posixpath.normpath(path)
-    return None if clean in (".", "..") or clean.startswith("../") else clean
-
-
-def location_of(path: str) -> tuple[str, str]:
-    """Return the location of the file that opens a record, and its format, from a path with or without suffix.
-
-    >>> location_of("a/1.XML.gz"), location_of("a/1.hea"), location_of("a/1"), location_of("a/all.hdf5#12")
-    (('a/1.XML.gz', 'xml'), ('a/1.hea', 'wfdb'), ('a/1.hea', 'wfdb'), ('a/all.hdf5#12', 'hdf5'))
-    """
-    if (known := format_by_name(path)) is not None:
-        return path, known
-    stem, suffix = posixpath.splitext(path)
-    if suffix == HEADER_SUFFIX or suffix in SIGNAL_SUFFIXES:
-        return stem + HEADER_SUFFIX, "wfdb"
-    return path + HEADER_SUFFIX, "wfdb"
-
-
-def format_by_name(path: str) -> str | None:
-    """Return the format that the suffix of a file which is a record by itself, or holds many, promises; else None."""
-    stem, suffix = posixpath.splitext(file_of(path))
-    if suffix.lower() == PACKED_SUFFIX:
-        suffix = posixpath.splitext(stem)[1]
-    return OTHER_FORMATS.get(suffix.lower())
-
-
-def may_be_record(name: str, *, beside_headers: bool) -> bool:
-    """Whether a file that no suffix tells to be a record may be one by its bytes: DICOM files often have no suffix.
-
-    Signal files of WFDB are none, and texts hardly ever; in a folder without headers both are looked into.
-    """
-    stem, suffix = posixpath.splitext(name)
-    if suffix.lower() == PACKED_SUFFIX:
-        stem, suffix = posixpath.splitext(stem)
-    if name.startswith(".") or stem in _NO_NAMES:
-        return False
-    if suffix in SIGNAL_SUFFIXES or suffix.lower() == ".txt":
-        return not beside_headers
-    return not _NO_RECORDS.fullmatch(suffix)
-
-
-def member_of(location: str) -> str | None:
-    """Return which of a file's records a location names, None where a file is a record.
-
-    >>> member_of("exams/part-0.hdf5#1169160"), member_of("odd#name.hea")
-    ('1169160', None)
-    """
-    file, _, member = location.rpartition("#")
-    is_many = OTHER_FORMATS.get(posixpath.splitext(file)[1].lower()) == "hdf5"
-    return member if is_many else None
-
-
-def file_of(location: str) -> str:
-    """Return the path of the file that a location is, or is within."""
-    return location if member_of(location) is None else location.rpartition("#")[0]
-
-
-def stem_of(location: str) -> str:
-    """Return a location without its suffix."""
-    return posixpath.splitext(location)[0]
-
-
-def plain_id(location: str) -> str:
-    """Return the record id of an archive that is public: the stem of a WFDB header, all of any other location."""
-    return stem_of(location) if location.endswith(HEADER_SUFFIX) else location
-
-
-def version_of(files: Iterable[FileFacts]) -> tuple[int, str]:
-    """Return (bytes together, version) of the files of one record, in whatever order they were listed.
-
-    The version says of each file what it was, so that whoever reads one of them can tell whether it still is.
-
-    >>> version_of([(".hea", 900, "1"), (".dat", 120_000, "2")])
-    (120900, '.dat:8872b92dee/.hea:0a8c0997c0')
-    """
-    ordered = sorted(files)
-    marks = [f"{suffix}:{mark_of(size, token)}" for suffix, size, token in ordered]
-    return sum(size for _, size, _ in ordered), "/".join(marks)
-
-
-def mark_of(size: int, token: str) -> str:
-    """Return a short name for a file's content by its size and token; "?" where the storage gives no token."""
-    return hashlib.blake2b(f"{size}\t{token}".encode(), digest_size=5).hexdigest() if token else "?"
-
-
-def is_changed(version: str, path: str, mark: str) -> bool:
-    """Whether the file at ``path``, found with ``mark``, is another than when its record had ``version``.
-
-    Files that are not part of the version (in another folder or with another stem) are taken as they are.
-    """
-    if version == ABSENT:
-        return True
-    suffix = posixpath.splitext(file_of(path))[1]
-    return _marks(version).get(suffix, mark) not in (mark, "?") and mark != "?"
-
-
-def is_covered(version: str, location: str, path: str) -> bool:
-    """Whether a record's version tells that the file at ``path`` is another than it was."""
-    stem, suffix = posixpath.splitext(file_of(path))
-    return stem == stem_of(file_of(location)) and _marks(version).get(suffix, "?") != "?"
-
-
-def others_of(files: Iterable[tuple[int, str]]) -> FileFacts:
-    """Return the files that a header names and that do not share its stem as one, from size and token of each in order."""
-    found = list(files)
-    token = "\n".join(f"{size}\t{token}" for size, token in found) if all(token for _, token in found) else ""
-    return OTHERS_MARK, sum(size for size, _ in found), token
-
-
-def covers_others(version: str | None) -> bool:
-    """Whether a record's version speaks of files that do not share its header's stem."""
-    return version is not None and _marks(version).get(OTHERS_MARK, "?") != "?"
-
-
-def others_changed(version: str, files: Iterable[tuple[int, str]]) -> bool:
-    """Whether these are others than when their record had ``version``."""
-    mark = mark_of(*others_of(files)[1:])
-    return _marks(version).get(OTHERS_MARK, mark) not in (mark, "?") and mark != "?"
-
-
-def sidecar_version(version: str | None, path: str) -> str | None:
-    """Return a record's version as that of its sidecar at ``path``; None where it says nothing of one."""
-    mark = _marks(version).get(SIDECAR_MARK) if version is not None else None
-    return None if mark is None else f"{posixpath.splitext(path)[1]}:{mark}"
-
-
-def _marks(version: str) -> dict[str, str]:
-    return dict(entry.rpartition(":")[::2] for entry in version.split("/"))
-
-
-def token_of(info: dict[str, Any]) -> str:
-    """Return what a storage says of a file that changes with its content, "" where it says nothing of the kind."""
-    for key in ("ETag", "etag", "md5Hash", "content_md5", "CRC", "generation"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    for key in ("LastModified", "last_modified", "mtime", "modified", "created"):
-        if value := info.get(key):
-            return str(value.timestamp() if isinstance(value, datetime) else value)  # listings may give the number
-    return ""
-
-
-def open_within(fs: AbstractFileSystem, root: str, location: str, shown: str | None = None) -> IO[bytes]:
-    """Open a file of an archive that tells of its records, as opposed to one of a record.
-
-    ``shown`` is what it is called in messages, where the location may be that of a patient's folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    UserError
-        It leads out of the archive, or is a pipe, a device or a folder, or cannot be unpacked from a zip file.
-    """
-    path, shown = join(root, location), shown or repr(location)
-    if isinstance(fs, LocalFileSystem):
-        try:
-            is_file = stat.S_ISREG(os.stat(path).st_mode)
-        except OSError as error:
-            if error.errno not in _UNREACHABLE:
-                raise
-            is_file = False
-        if not is_file:
-            raise UserError(f"{shown} in the archive is no ordinary file; replace it or remove it.")
-        if not _is_inside(os.path.realpath(root), path):
-            raise UserError(
-                f"{shown} in the archive is a symbolic link that leads out of it; put the file itself there."
-            )
-    try:
-        stream: IO[bytes] = fs.open(path, "rb")
-    except DamagedMember as error:
-        raise UserError(f"{shown} in the archive cannot be unpacked: {error}.") from None
-    return stream
-
-
-def _is_inside(real_root: str, path: str) -> bool:
-    real = os.path.realpath(path)
-    return real == real_root or real.startswith(real_root.rstrip("/") + "/")
 
 
 class FolderContent:
@@ -337,9 +71,9 @@ class FolderContent:
         if suffix != HEADER_SUFFIX or stem not in self.files:
             return False
         if self._has_strays is None:
-            bare = [any(_is_signal(found) for found, _, _ in files) for files in self._without_header()]
+            bare = [any(is_signal(found) for found, _, _ in files) for files in self._without_header()]
             self._has_strays = sum(bare) * _STRAYS_SHARE >= len(self.files) - len(bare) and any(bare)
-        return self._has_strays or not any(_is_signal(found) for found, _, _ in self.files[stem])
+        return self._has_strays or not any(is_signal(found) for found, _, _ in self.files[stem])
 
     def _without_header(self) -> list[list[FileFacts]]:
         return [files for files in self.files.values() if not any(found == HEADER_SUFFIX for found, _, _ in files)]
@@ -364,12 +98,7 @@ class FolderContent:
 
     def containers(self) -> int:
         """Return how many files are archives themselves."""
-        return sum(suffix.lower() in _CONTAINERS for files in self.files.values() for suffix, _, _ in files)
-
-
-def _is_signal(suffix: str) -> bool:
-    is_record = suffix == HEADER_SUFFIX or suffix.lower() in OTHER_FORMATS
-    return bool(suffix) and not (is_record or _NO_RECORDS.fullmatch(suffix))
+        return sum(is_container(suffix) for files in self.files.values() for suffix, _, _ in files)
 
 
 class _Level(NamedTuple):
@@ -476,7 +205,7 @@ class Listing:
         try:
             yield at, future.result()
         except OSError as error:
-            if error.errno not in _UNREACHABLE:
+            if error.errno not in UNREACHABLE:
                 raise
             self.passed_over += 1
 
@@ -563,14 +292,14 @@ class Listing:
         try:
             return self._list(folder)
         except OSError as error:
-            if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno not in _UNREACHABLE:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)) and error.errno not in UNREACHABLE:
                 raise
             return FolderContent()
 
     def _list(self, folder: str) -> FolderContent:
         content, path = FolderContent(), join(self._root, folder)
         if self._is_local:
-            if not _is_inside(self._real_root, path):
+            if not is_inside(self._real_root, path):
                 raise OSError(errno.ELOOP, "a symbolic link leads out of the archive")
             status = os.stat(path)
             content.real = (status.st_dev, status.st_ino)
@@ -585,7 +314,7 @@ class Listing:
                         status = entry.stat()
                     except OSError as error:
                         # A link to nothing or to itself, or a file that was removed meanwhile.
-                        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in _UNREACHABLE:
+                        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno in UNREACHABLE:
                             continue
                         raise
                     if stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer for ever

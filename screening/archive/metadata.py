@@ -8,189 +8,42 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from fsspec.spec import AbstractFileSystem
-from pydantic import BaseModel, ConfigDict, Field
 
-from screening.archive.labels import Statements, read_settings
+from screening.archive.facts import (
+    MAX_CELL_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+    SEXES,
+    Facts,
+    as_id,
+    parse_age,
+    parse_codes,
+    parse_likelihoods,
+    parse_time,
+)
+from screening.archive.labels import Statements
+from screening.archive.mapping import ColumnMapping
 from screening.archive.parquet_table import open_parquet, values_of
 from screening.errors import UserError, printable
 from screening.storage import forbid_pickled_columns
 
-MAX_CELL_CHARACTERS = 8_192
-MAX_CODES = 256
-MAX_NAME_CHARACTERS = 256
 TABLE_BLOCK_BYTES = 2**20
 TABLE_ROWS = 4_096
 NULLS = ["", "NaN", "nan", "NA", "N/A", "n/a", "null", "NULL", "None"]
 _NULLS = frozenset(NULLS)
-MAX_AGE = 90.0  # ages over 89 identify people (45 CFR 164.514(b)(2)(i)(C)); PTB-XL writes 300 for them
-
-
-@dataclass(slots=True)
-class Facts:
-    """What an archive states about one record; None where it is silent."""
-
-    patient_id: str | None = None
-    acquired_at: datetime | None = None
-    age: float | None = None
-    sex: str | None = None
-    site: str | None = None
-    device: str | None = None
-    statements: Statements | None = None  # codes, and the machine's own sentences
-    in_words: bool = False  # the statements are sentences: one of a single word is no code, and may be a name
-    fold: int | None = None
-    rate_hz: float | None = None  # of the rhythm strip
-    duration_s: float | None = None
-    qrs_ms: float | None = None  # what the machine measured
-    paced: bool | None = None  # what the machine noticed, where it looks for it
-
-    def bounded(self, unreadable: Counter[str]) -> Facts:
-        """Return the same without texts that are too long to be what they are said to be, which are counted."""
-        for what in ("patient_id", "site", "device"):
-            if len(getattr(self, what) or "") > MAX_NAME_CHARACTERS:
-                setattr(self, what, None)
-                unreadable[what] += 1
-        if self.statements and (
-            len(self.statements) > MAX_CODES or any(len(text) > MAX_CELL_CHARACTERS for text in self.statements)
-        ):
-            self.statements = None
-            unreadable["labels"] += 1
-        return self
-
-
-# --- Column mappings -------------------------------------------------------------------------------------------------
-
-SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
-
-
-class ColumnMapping(BaseModel):
-    """Which column of a metadata table holds what; columns left out are taken as unknown."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str  # of the record, relative to the archive's root, with or without suffix
-    member: str | None = None  # which of the records of an HDF5 file
-    patient_id: str | None = None
-    acquired_at: str | None = None
-    acquired_at_format: str | None = None  # as for strptime; ISO 8601 if left out
-    age: str | None = None
-    sex: str | None = None
-    sex_values: dict[str, Literal["female", "male"]] = Field(default_factory=dict)  # beyond f, m, female, male
-    site: str | None = None
-    device: str | None = None
-    qrs_ms: str | None = None  # what the machine measured
-    labels: str | None = None
-    labels_format: Literal["list", "likelihoods"] = "list"  # codes between separators, or {'CODE': percent}
-    labels_separator: str = ","
-    label_columns: list[str] = Field(
-        default_factory=list, max_length=MAX_CODES
-    )  # true where the statement of that name holds
-    fold: str | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the table's columns that are read, each once."""
-        named = (
-            self.path,
-            self.member,
-            self.patient_id,
-            self.acquired_at,
-            self.age,
-            self.sex,
-            self.site,
-            self.device,
-            self.qrs_ms,
-            self.labels,
-            self.fold,
-            *self.label_columns,
-        )
-        return list(dict.fromkeys(name for name in named if name is not None))
-
-
-PTBXL = ColumnMapping(
-    path="filename_hr",
-    patient_id="patient_id",
-    acquired_at="recording_date",
-    age="age",
-    sex="sex",
-    sex_values={"0": "male", "1": "female"},  # Wagner et al. 2020, doi.org/10.1038/s41597-020-0495-6, table 3
-    site="site",
-    device="device",
-    labels="scp_codes",
-    labels_format="likelihoods",
-    fold="strat_fold",
-)
-MIMIC_IV_ECG = ColumnMapping(path="path", patient_id="subject_id", acquired_at="ecg_time")
-
-CODE_15 = ColumnMapping(
-    path="trace_file",
-    member="exam_id",
-    patient_id="patient_id",
-    age="age",
-    sex="is_male",
-    sex_values={"true": "male", "false": "female", "1": "male", "0": "female"},
-    label_columns=["1dAVb", "RBBB", "LBBB", "SB", "ST", "AF"],
-)
-"""Ribeiro et al. 2021, doi.org/10.5281/zenodo.4916206: ``exams.csv``."""
-
-CONVERTED = ColumnMapping(
-    path="path",
-    patient_id="patient_key",
-    age="age",
-    sex="sex",
-    device="device",
-    qrs_ms="qrs_ms",
-    label_columns=["PACE", "LBBB", "WPW"],
-)
-"""``converted.csv`` of `screening convert`."""
-
-KNOWN_TABLES = ("ptbxl_database.csv", "record_list.csv", "exams.csv", "converted.csv")
-"""Names under which a known metadata table stands in an archive's root."""
-
-
 STATEMENTS_TABLE = "scp_statements.csv"
 """PTB-XL's table of statement codes, which stands beside its metadata table."""
 _MAX_STATEMENTS_BYTES = 2**22
-
-
-def load_mapping(path: str) -> ColumnMapping:
-    """Return the column mapping in a YAML or JSON file; UserError names the file and the key."""
-    return ColumnMapping.model_validate(read_settings(Path(path).expanduser(), ColumnMapping, "column mapping"))
-
-
-def known_mapping(columns: Sequence[str]) -> ColumnMapping | None:
-    """Return the mapping of a table whose columns we know, else None."""
-    present = set(columns)
-    if {"ecg_id", "scp_codes"} <= present and present & {"filename_hr", "filename_lr"}:
-        path = "filename_hr" if "filename_hr" in present else "filename_lr"
-        return PTBXL.model_copy(update={"path": path})
-    if {"subject_id", "study_id", "path"} <= present:
-        return MIMIC_IV_ECG if "ecg_time" in present else MIMIC_IV_ECG.model_copy(update={"acquired_at": None})
-    if {"exam_id", "trace_file", "is_male"} <= present:
-        labels = [column for column in CODE_15.label_columns if column in present]
-        patient = "patient_id" if "patient_id" in present else None
-        return CODE_15.model_copy(update={"label_columns": labels, "patient_id": patient})
-    if {*CONVERTED.columns, "max_difference_uV"} <= present:
-        return CONVERTED
-    return None
-
-
-# --- Tables ----------------------------------------------------------------------------------------------------------
-
-
 _UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, pa.ArrowException)
 
 
@@ -295,19 +148,6 @@ def some(names: Sequence[str]) -> str:
 
 
 _VALUE = re.compile(r"\s*[-+]?\d[\d.,:/ T-]*\s*")
-_WHOLE = re.compile(r"^(-?\d+)\.0+$")
-
-
-def as_id(value: str | None) -> str | None:
-    """Return an identifier without the '.0' that a numeric detour left on it; leading zeros stay.
-
-    >>> as_id("15709.0"), as_id("00012"), as_id("  "), as_id("a.0")
-    ('15709', '00012', None, 'a.0')
-    """
-    if value is None or not (value := value.strip()):
-        return None
-    whole = _WHOLE.match(value) if len(value) <= MAX_NAME_CHARACTERS else None
-    return whole.group(1) if whole else value
 
 
 class _RowParser:
@@ -400,42 +240,6 @@ class _RowParser:
         return parse_likelihoods(value)
 
 
-_LIKELIHOOD = re.compile(
-    r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(\d+))\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?:,|(?=\}))"""
-)
-
-
-def parse_likelihoods(text: str) -> dict[str, float | None]:
-    """Return statement codes with likelihoods, as PTB-XL writes them: a Python dictionary. Nothing is evaluated.
-
-    >>> parse_likelihoods("{'IMI': 80.0, 'SR': 0}")
-    {'IMI': 80.0, 'SR': 0.0}
-
-    Raises
-    ------
-    ValueError
-        It is none, or one of too many codes.
-    """
-    text = text.strip()
-    found: dict[str, float] = {}
-    at = 1
-    while len(found) < MAX_CODES and (match := _LIKELIHOOD.match(text, at)):
-        found[match[1] or match[2] or match[3] or ""] = float(match[4])
-        at = match.end()
-    if not text.startswith("{") or text[at:].strip() != "}" or math.inf in map(abs, found.values()):
-        raise ValueError("not statements with likelihoods")
-    parse_codes(found)
-    return dict(found)
-
-
-def parse_codes(values: Iterable[str]) -> dict[str, float | None]:
-    """Return statement codes without likelihood, each once; ValueError where they can be none."""
-    codes: dict[str, float | None] = dict.fromkeys(code for value in values if (code := value.strip()))
-    if len(codes) > MAX_CODES or any(len(code) > 64 for code in codes):
-        raise ValueError("not codes")
-    return codes
-
-
 _TRUE = frozenset(("1", "1.0", "true", "t", "yes", "y"))
 
 
@@ -458,29 +262,6 @@ def _fold(value: str) -> int:
     if not -32_768 <= number < 32_768:
         raise ValueError("not a fold")
     return number
-
-
-@lru_cache(maxsize=1024)
-def parse_age(value: str) -> float:
-    """Return an age in years, 90 for all above 89 (and for PTB-XL's 300); ValueError if it is none."""
-    age = float(value)
-    if math.isnan(age) or age < 0 or (age > 130 and age != 300):
-        raise ValueError(f"{value} is no age")
-    return MAX_AGE if age > 89 else age
-
-
-def age_at(moment: datetime | None, born: datetime | None) -> float | None:
-    """Return the age in whole years, as `parse_age` gives it; None where either is unknown, or they contradict each other."""
-    try:
-        return parse_age(str((moment - born).days // 365.25)) if moment and born else None
-    except ValueError:
-        return None
-
-
-def parse_time(value: str, form: str | None = None) -> datetime:
-    """Return a time as stated, without zone; one with a zone is turned into UTC."""
-    time = datetime.strptime(value.strip(), form) if form else datetime.fromisoformat(value.strip())
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
 def read_superclasses(stream: IO[bytes]) -> dict[str, str]:

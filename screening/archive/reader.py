@@ -18,20 +18,9 @@ from screening.archive.formats import GZIP, sidecar
 from screening.archive.formats.hdf5 import Hdf5Files
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import SIDECAR
-from screening.archive.listing import (
-    SIDECAR_FORMATS,
-    covers_others,
-    file_of,
-    format_by_name,
-    is_changed,
-    mark_of,
-    member_of,
-    others_changed,
-    sidecar_version,
-    stem_of,
-    token_of,
-)
+from screening.archive.location import SIDECAR_FORMATS, file_of, format_by_name, member_of, stem_of
 from screening.archive.objects import Objects, objects_below
+from screening.archive.version import covers_others, is_changed, mark_of, others_changed, sidecar_version, token_of
 from screening.archive.wfdb_header import is_safe_path, looks_like_header, parse
 from screening.contract import MAX_HEADER_BYTES, MAX_RECORD_BYTES, Reason
 from screening.errors import ArchiveError, UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
@@ -17,91 +17,43 @@ from screening.archive.conduction import COLUMNS as CONDUCTION
 from screening.archive.conduction import conduction
 from screening.archive.container import Refused
 from screening.archive.discovery import RecordSource
+from screening.archive.facts import Facts
 from screening.archive.formats.missing import Missing
 from screening.archive.formats.sidecar import sidecar_locations
 from screening.archive.headers import header_facts
 from screening.archive.identity import PseudonymKey
 from screening.archive.labels import Labeller
-from screening.archive.listing import (
-    ABSENT,
+from screening.archive.listing import WORKERS, Listing
+from screening.archive.location import (
     HEADER_SUFFIX,
     SIDECAR_FORMATS,
-    SIDECAR_MARK,
-    WORKERS,
-    FileFacts,
-    Listing,
     format_by_name,
     location_of,
     member_of,
-    others_of,
     plain_id,
     safe_location,
     stem_of,
-    version_of,
 )
-from screening.archive.metadata import Facts
 from screening.archive.reader import ArchiveReader
+from screening.archive.seen import PreviousRows, SeenIds
 from screening.archive.stated import StatedFacts
-from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA, id_hashes
+from screening.archive.store import CATALOG_SCHEMA, LOCATION_SCHEMA
+from screening.archive.version import ABSENT, SIDECAR_MARK, FileFacts, others_of, version_of
 from screening.contract import MAX_HEADER_BYTES
 from screening.errors import UserError
 
 T = TypeVar("T")
-
 UNTOLD = "unknown"
 """Format of a file whose name says nothing, until its bytes have told."""
-
 BATCH = 4_096
 """Records listed, and headers read, together."""
-
 _MAX_USELESS = 20
 """Rows a record that say nothing new, above which a table is no table of records."""
-
 KEPT_COLUMNS = (
     *("patient_key", "acquired_at", "age", "sex", "site", "device", "rate_hz", "duration_s"),
     *CONDUCTION,
     *("labels", "label", "fold"),
 )
-
-
-class PreviousRows:
-    """What an earlier scan found: a compact index of record -> version, and its rows by position."""
-
-    def __init__(self, rows: Iterable[pa.RecordBatch], row: Callable[[int], dict[str, Any]]) -> None:
-        hashes, versions = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
-        for batch in rows:
-            hashes.append(id_hashes(batch["record_id"].to_pylist()))
-            versions.append(_version_numbers(batch["version"].to_pylist()))
-        unsorted = np.concatenate(hashes)
-        self._order = np.argsort(unsorted, kind="stable")
-        self._hashes = unsorted[self._order]
-        self._versions = np.concatenate(versions)
-        self.seen = np.zeros(len(unsorted), bool)
-        self._row = row
-
-    def positions(self, ids: list[str]) -> np.ndarray:
-        """Return each record's row, -1 where it is new, and mark the rows as seen."""
-        if not len(self._hashes):
-            return np.full(len(ids), -1)
-        wanted = id_hashes(ids)
-        at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        found = np.where(self._hashes[at] == wanted, self._order[at], -1)
-        self.seen[found[found >= 0]] = True
-        return found
-
-    def same_version(self, positions: np.ndarray, versions: list[str]) -> np.ndarray:
-        """Return whether the record at each position has the version it had."""
-        if not len(self._versions):
-            return np.zeros(len(positions), bool)
-        return np.asarray((positions >= 0) & (self._versions[positions] == _version_numbers(versions)))
-
-    def row(self, position: int) -> dict[str, Any]:
-        """Return KEPT_COLUMNS, and the format, of the row at ``position``."""
-        return self._row(position)
-
-
-def _version_numbers(versions: list[str]) -> np.ndarray:
-    return np.where([version == ABSENT for version in versions], np.uint64(0), id_hashes(versions))
 
 
 def _of(values: list[T], places: list[int]) -> list[T]:
@@ -121,27 +73,6 @@ def _one_of(entries: list[FileFacts] | None, path: str) -> tuple[int, str]:
 
 def _most(suffix: str) -> int:
     return MAX_HEADER_BYTES if suffix == HEADER_SUFFIX else formats.MAX_STATED_BYTES
-
-
-class _Seen:
-    """Ids seen so far, 8 bytes each: sorted runs that are merged when they have grown alike."""
-
-    def __init__(self) -> None:
-        self._runs: list[np.ndarray] = []
-
-    def first_time(self, ids: list[str]) -> np.ndarray:
-        """Return for each id whether it is seen for the first time, and remember all."""
-        hashes = id_hashes(ids)
-        fresh = np.zeros(len(hashes), bool)
-        fresh[np.unique(hashes, return_index=True)[1]] = True
-        for run in self._runs:
-            at = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
-            fresh &= run[at] != hashes
-        if fresh.any():
-            self._runs.append(np.sort(hashes[fresh]))
-        while len(self._runs) > 1 and len(self._runs[-1]) * 2 >= len(self._runs[-2]):
-            self._runs.append(np.sort(np.concatenate([self._runs.pop(), self._runs.pop()]), kind="stable"))
-        return fresh
 
 
 class Scan:
@@ -167,7 +98,7 @@ class Scan:
         self._previous, self._reuse, self._unreadable = previous, reuse, unreadable
         self._forgotten_records, self._forgotten_patients = forgotten
         self._statement_texts = {*labeller.rule.positive_codes, *labeller.rule.negative_codes}
-        self._seen = _Seen()
+        self._seen = SeenIds()
         self.count: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from screening.archive import child, formats
 from screening.archive.child import OutOfTime
+from screening.archive.facts import Facts
 from screening.archive.formats import GZIP
-from screening.archive.metadata import Facts
 
 SMALL = 2**18
 SECONDS, MEMORY_MB = 30.0, 1024

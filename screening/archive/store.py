@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from screening.archive.listing import join, without_credentials
+from screening.archive.root import join, without_credentials
 from screening.contract import CATALOG_COLUMNS, sha256_of
 from screening.errors import UserError
 from screening.storage import make_folders, open_filesystem, sync_folder

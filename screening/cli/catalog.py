@@ -12,7 +12,7 @@ import click
 from screening.cli.storage import storage_option
 
 if TYPE_CHECKING:
-    from screening.archive.catalog import CatalogSummary
+    from screening.archive.build import CatalogSummary
     from screening.archive.identity import PseudonymKey
 
 
@@ -56,9 +56,9 @@ def command(
       screening catalog /data/ptb-xl --out ptbxl.catalog --deidentified --labels ptbxl-mi
       screening catalog s3://hospital/ecg --out /srv/ecg.catalog --metadata list.csv --mapping columns.yaml
     """
-    from screening.archive.catalog import build_catalog
+    from screening.archive.build import build_catalog
     from screening.archive.labels import load_rule
-    from screening.archive.metadata import load_mapping
+    from screening.archive.mapping import load_mapping
 
     counter = _Counter(enabled=sys.stderr.isatty() and not as_json)
     rule = load_rule(labels) if labels else None

@@ -55,9 +55,10 @@ def command(
     """
     import tempfile
 
-    from screening.archive.catalog import build_catalog, open_catalog
+    from screening.archive.build import build_catalog
+    from screening.archive.catalog import open_catalog
     from screening.archive.convert import convert_archive
-    from screening.archive.metadata import load_mapping
+    from screening.archive.mapping import load_mapping
     from screening.cli.catalog import key_for
     from screening.storage import Folder, private_folder
 

@@ -37,7 +37,7 @@ def command(dest: Path, records: int, seed: int, as_json: bool) -> int:
     screening demo
     screening demo --dest trial --records 500
     """
-    from screening.archive.catalog import build_catalog
+    from screening.archive.build import build_catalog
     from screening.archive.labels import load_rule
     from screening.cli.progress import RunProgress
     from screening.model.bundle import PRETRAINED

@@ -156,7 +156,7 @@ def _require_pseudonyms(ids: Sequence[str], what: str) -> None:
 
 def _keys(catalog: Catalog, stated: list[str], key_file: str | None) -> list[str]:
     """Return the keys of patients who are named as in the archive."""
-    from screening.archive.metadata import as_id
+    from screening.archive.facts import as_id
 
     if not stated:
         return []

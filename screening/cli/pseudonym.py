@@ -76,8 +76,8 @@ def check(
     echo 15709 | screening pseudonym check --catalog catalog --patient -
     """
     from screening.archive.catalog import open_catalog
+    from screening.archive.facts import as_id
     from screening.archive.forget import held_by_catalog
-    from screening.archive.metadata import as_id
 
     catalog = open_catalog(catalog_url, storage_options=storage_options)
     key, note = key_at_hand(catalog, key_file, os.environ.get("SCREENING_PSEUDONYM_KEY"))

@@ -66,7 +66,7 @@ def log_at(url: str | None, storage_options: dict[str, Any] | None = None) -> Au
 
 def logged_url(url: str) -> str:
     """Return a folder as the log names it: where it is whoever reads, and without credentials."""
-    from screening.archive.listing import without_credentials
+    from screening.archive.root import without_credentials
 
     return without_credentials(url) if "://" in url else os.path.abspath(url)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from screening.archive.catalog import Catalog, build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.labels import load_rule
-from screening.archive.metadata import load_mapping
+from screening.archive.mapping import load_mapping
 from screening.cluster import cluster
 from screening.errors import Interrupted, StorageError, UserError, kind_and_place
 from screening.model.bundle import Bundle

@@ -11,7 +11,7 @@ from typing import Any
 
 import screening
 from screening.archive.catalog import Catalog
-from screening.archive.listing import without_credentials
+from screening.archive.root import without_credentials
 from screening.contract import sha256_of
 from screening.nightly.record import DriftFigure, drift_figures
 from screening.nightly.screening import Work

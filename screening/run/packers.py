@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from screening.archive.formats.sidecar import SIDECAR
 from screening.archive.isolated import Decoder, Limits
-from screening.archive.listing import is_covered, sidecar_version
 from screening.archive.pack import GROUP, GROUP_BYTES, GROUP_ROWS, Part, keys_of
 from screening.archive.packed import PACK_SCHEMA, row_of, steps_of, table_of
 from screening.archive.reader import ArchiveReader, Fetched, nbytes_of
+from screening.archive.version import is_covered, sidecar_version
 from screening.archive.wfdb_header import looks_like_header
 from screening.contract import Reason
 from screening.errors import StorageError

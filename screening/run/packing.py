@@ -19,7 +19,6 @@ import numpy as np
 
 from screening.archive.catalog import Catalog
 from screening.archive.isolated import Limits
-from screening.archive.listing import ABSENT
 from screening.archive.pack import (
     FACTS,
     SCHEMA_VERSION,
@@ -33,6 +32,7 @@ from screening.archive.pack import (
     require_archive,
 )
 from screening.archive.packed import READING
+from screening.archive.version import ABSENT
 from screening.contract import NOTICE
 from screening.run.lease import Lease
 from screening.run.packers import Job, Workers, Written

@@ -20,12 +20,14 @@ import pytest
 from click.testing import CliRunner
 
 from screening.archive import store
-from screening.archive.catalog import CatalogSummary, build_catalog, open_catalog
+from screening.archive.build import CatalogSummary, build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.identity import PUBLIC_KEY, PseudonymKey
 from screening.archive.labels import PRESETS, LabelRule
-from screening.archive.listing import safe_location, without_credentials
-from screening.archive.metadata import ColumnMapping
+from screening.archive.location import safe_location
+from screening.archive.mapping import ColumnMapping
 from screening.archive.reader import ArchiveReader
+from screening.archive.root import without_credentials
 from screening.cli import main
 from screening.cli.catalog import command
 from screening.contract import CATALOG_COLUMNS
@@ -250,7 +252,7 @@ def test_listing_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 def test_more_records_than_a_batch_and_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("screening.archive.scan.BATCH", 7)
     monkeypatch.setattr("screening.archive.store.ROW_GROUP", 10)
-    monkeypatch.setattr("screening.archive.catalog.ROW_GROUP", 10)
+    monkeypatch.setattr("screening.archive.build.ROW_GROUP", 10)
     monkeypatch.setattr("screening.archive.listing._CACHED_ENTRIES", 3)
     archive = tmp_path / "a"
     for i in range(53):

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, Reason
 from screening.recording import Recording, Rejected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from screening.archive.conduction import conduction
-from screening.archive.metadata import Facts
+from screening.archive.facts import Facts
 
 # Statements as machines write them: GE Marquette 12SL Statement of Validation and Accuracy (2008), Philips DXL ECG Algorithm
 # Physician's Guide (2009), and the texts of MIMIC-IV-ECG's machine_measurements.csv (doi.org/10.13026/4nqg-sb35).

@@ -6,8 +6,8 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+from screening.archive.facts import Facts
 from screening.archive.headers import header_facts
-from screening.archive.metadata import Facts
 
 
 def test_header_of_cinc2021(shared_data: Path) -> None:

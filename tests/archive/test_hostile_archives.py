@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.contract import Reason
 from screening.errors import UserError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.identity import PseudonymKey
-from screening.archive.metadata import ColumnMapping
+from screening.archive.mapping import ColumnMapping
 from screening.contract import Reason
 from screening.errors import UserError
 from tests import corpus

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.reader import ArchiveReader
 from screening.errors import UserError
 from screening.tar import MAX_EXTENDED_BYTES, members

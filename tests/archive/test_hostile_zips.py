@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, Reason
 from screening.errors import UserError

@@ -12,19 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from screening.archive.metadata import (
-    MAX_CELL_CHARACTERS,
-    MAX_CODES,
-    MIMIC_IV_ECG,
-    PTBXL,
-    ColumnMapping,
-    Facts,
-    MetadataTable,
-    known_mapping,
-    load_mapping,
-    parse_age,
-    read_superclasses,
-)
+from screening.archive.facts import MAX_CELL_CHARACTERS, MAX_CODES, Facts, parse_age
+from screening.archive.mapping import MIMIC_IV_ECG, PTBXL, ColumnMapping, known_mapping, load_mapping
+from screening.archive.metadata import MetadataTable, read_superclasses
 from screening.errors import UserError
 
 LOCAL = fsspec.filesystem("file")

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from screening.archive.catalog import Catalog, build_catalog, open_catalog
-from screening.archive.listing import is_covered, version_of
+from screening.archive.build import build_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.pack import Pack, PackRef, index_name, open_pack, pack_of
 from screening.archive.packed import READING, Rows, millivolts, row_of, steps_of, table_of
 from screening.archive.reader import ArchiveReader, decode
+from screening.archive.version import is_covered, version_of
 from screening.contract import LEADS, Reason
 from screening.errors import UserError
 from screening.recording import Recording, Rejected

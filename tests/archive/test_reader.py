@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from screening.archive import reader as module
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.reader import ArchiveReader
 from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.errors import UserError

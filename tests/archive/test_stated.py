@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from screening.archive import formats, isolated
-from screening.archive.catalog import CatalogSummary, build_catalog, open_catalog
+from screening.archive.build import CatalogSummary, build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.isolated import memory_limit
 from screening.archive.labels import LabelRule

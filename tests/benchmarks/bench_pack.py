@@ -24,7 +24,8 @@ from typing import Any
 
 from screening.archive import pack as pack_module
 from screening.archive import wfdb
-from screening.archive.catalog import Catalog, build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.pack import Pack, open_pack
 from screening.archive.packed import Rows
 from screening.archive.reader import ArchiveReader, nbytes_of

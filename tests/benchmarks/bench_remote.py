@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.reader import ArchiveReader
 from screening.storage import REMOTE_READS
 from tests.benchmarks.bench_pack import Read, Shard, from_archive, shards_of

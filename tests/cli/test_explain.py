@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.identity import PseudonymKey
 from screening.contract import LEADS, NOTICE, OPERATORS, TERRITORIES, WAVES
 from screening.errors import ArchiveError, UserError

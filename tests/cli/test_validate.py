@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from scipy.special import logit
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.labels import load_rule
 from screening.archive.reader import ArchiveReader
 from screening.cli.validate import command

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.signal.simulate import SimulationSettings, write_archive
 from tests import corpus
 from tests.conftest import PROJECT

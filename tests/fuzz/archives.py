@@ -14,8 +14,10 @@ from functools import cache
 
 import fsspec
 
-from screening.archive.listing import Listing, file_of, open_root, open_within
+from screening.archive.listing import Listing
+from screening.archive.location import file_of
 from screening.archive.reader import ArchiveReader
+from screening.archive.root import open_root, open_within
 from screening.contract import MAX_RECORD_BYTES
 from screening.errors import UserError
 from screening.members import DamagedMember, MemberArchive

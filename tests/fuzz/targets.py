@@ -25,20 +25,14 @@ import pyarrow.parquet as pq
 
 from screening.archive import formats, wfdb
 from screening.archive.container import Refused
+from screening.archive.facts import as_id, parse_age, parse_codes, parse_time
 from screening.archive.formats import sidecar
 from screening.archive.headers import header_facts
 from screening.archive.labels import LabelRule, read_settings
-from screening.archive.listing import is_changed, location_of, safe_location, stem_of
-from screening.archive.metadata import (
-    PTBXL,
-    ColumnMapping,
-    MetadataTable,
-    as_id,
-    known_mapping,
-    parse_age,
-    parse_codes,
-    parse_time,
-)
+from screening.archive.location import location_of, safe_location, stem_of
+from screening.archive.mapping import PTBXL, ColumnMapping, known_mapping
+from screening.archive.metadata import MetadataTable
+from screening.archive.version import is_changed
 from screening.archive.wfdb_header import is_safe_path
 from screening.contract import LEADS
 from screening.errors import UserError

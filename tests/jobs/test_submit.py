@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.labels import load_rule
 from screening.model.bundle import load_bundle
 from screening.run.ledger import read_manifest

@@ -67,7 +67,7 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
 
 
 def test_lists_of_records_that_cannot_be_followed_are_told_by_their_lines(tmp_path: Path) -> None:
-    from screening.archive.catalog import build_catalog
+    from screening.archive.build import build_catalog
     from screening.errors import UserError
 
     for kind, said in broken_lists(tmp_path).items():
@@ -79,7 +79,8 @@ def test_lists_of_records_that_cannot_be_followed_are_told_by_their_lines(tmp_pa
 
 
 def test_zip_and_tar_files_that_are_damaged_are_told_without_what_they_hold(tmp_path: Path) -> None:
-    from screening.archive.catalog import build_catalog, open_catalog
+    from screening.archive.build import build_catalog
+    from screening.archive.catalog import open_catalog
     from screening.archive.identity import PseudonymKey
     from screening.archive.reader import ArchiveReader
     from screening.errors import UserError

@@ -21,7 +21,7 @@ import torch
 
 from screening.archive.catalog import open_catalog
 from screening.archive.labels import load_rule
-from screening.archive.metadata import load_mapping
+from screening.archive.mapping import load_mapping
 from screening.contract import sha256_of
 from screening.errors import UserError
 from screening.model.bundle import (

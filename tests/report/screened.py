@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from screening.archive.catalog import Catalog, build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, OPERATORS, TERRITORIES, Reason, Status, importance_column, result_schema

@@ -264,7 +264,7 @@ def test_age_bands_begin_at_edges_of_the_reference() -> None:
 
 def test_real_ecgs_read_with_half_the_gain_are_found_against_the_shipped_reference(ptbxl: Path, tmp_path: Path) -> None:
     """The first 64 of PTB-XL, its earliest: other patients and an older device, but amplitudes as in the rest."""
-    from screening.archive.catalog import build_catalog
+    from screening.archive.build import build_catalog
     from screening.archive.labels import PRESETS
     from screening.train.data import load_training_set
     from screening.train.fit import predict

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from screening import storage
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.forget import forget_in_catalog, held_by_catalog
 from screening.archive.identity import PseudonymKey
 from screening.cli import main

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.run.ledger import read_manifest
 from screening.run.read import iter_results
 from screening.storage import Folder

@@ -226,7 +226,7 @@ def test_names_labels_and_kinds_follow_the_rules_of_prometheus() -> None:
 
 @pytest.mark.usefixtures("ray_here")
 def test_the_events_of_a_run(ptbxl: Path, tmp_path: Path) -> None:
-    from screening.archive.catalog import build_catalog
+    from screening.archive.build import build_catalog
     from screening.run.pipeline import screen
     from screening.settings import RunSettings
     from tests.bundles import make_bundle

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from screening.archive.catalog import Catalog, build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import Catalog, open_catalog
 from screening.archive.identity import PseudonymKey
 from screening.archive.pack import Pack, open_pack
 from screening.archive.reader import ArchiveReader

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.labels import load_rule
 from screening.contract import EXPLANATION_COLUMNS, LEADS, OPERATORS, Reason
 from screening.errors import UserError

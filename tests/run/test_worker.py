@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.errors import StorageError, Unexpected, UserError
 from screening.run import worker
 from screening.run.bundles import fetch_bundle, store_bundle

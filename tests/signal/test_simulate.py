@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.labels import PTBXL_MI
 from screening.contract import DERIVED_LEADS, LEADS
 from screening.errors import UserError

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.labels import PRESETS, PTBXL_MI
 from screening.signal.preprocess import Preprocessing
 from screening.study.models import DESIGN, REFERENCE

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from screening.archive.catalog import build_catalog
+from screening.archive.build import build_catalog
 from screening.archive.labels import PRESETS
 from screening.errors import UserError
 from screening.signal.preprocess import Preprocessing, preprocess

@@ -20,7 +20,7 @@ from screening.contract import MAX_RECORD_BYTES, Reason
 from screening.recording import Recording, Rejected
 
 if TYPE_CHECKING:
-    from screening.archive.metadata import Facts
+    from screening.archive.facts import Facts
 
 
 class Format(Protocol):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from screening.archive.container import Refused
+from screening.archive.facts import SEXES, Facts, age_at, as_id, parse_age
 from screening.archive.formats.xml import moment, parse, root_of, samples_in, text_of
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, lead_of, mV_per_unit
 
 NAME = "hl7-aecg"

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.facts import SEXES, Facts, age_at, as_id, parse_age
 from screening.archive.formats.missing import Missing
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import (
     INDEPENDENT_LEADS,
     LEADS,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.facts import SEXES, Facts, age_at, as_id
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, age_at, as_id
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason, lead_of, mV_per_unit
 
 NAME = "edf"

@@ -13,9 +13,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.facts import SEXES, Facts, age_at, as_id, parse_age
 from screening.archive.formats.xml import decoded, moment, need, number_of, parse, root_of, text_of
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, Reason, mV_per_unit
 
 NAME = "muse-xml"

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.facts import Facts, age_at, as_id, parse_age
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import Facts, age_at, as_id, parse_age
 from screening.contract import MAX_SAMPLES, MAX_SIGNALS, Reason
 
 NAME = "scp-ecg"

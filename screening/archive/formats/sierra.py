@@ -14,9 +14,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from screening.archive.container import Refused
+from screening.archive.facts import SEXES, Facts, age_at, as_id, parse_age
 from screening.archive.formats.xml import decoded, moment, number_of, parse, root_of, text_of
 from screening.archive.leads import Channel, Leads, assemble
-from screening.archive.metadata import SEXES, Facts, age_at, as_id, parse_age
 from screening.contract import LEADS, MAX_SAMPLES, Reason
 
 NAME = "sierra-xml"

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from screening.archive import formats
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
 from screening.archive.formats import sidecar as tables
 from screening.archive.leads import Channel, assemble, trim_ends
-from screening.archive.metadata import ColumnMapping
+from screening.archive.mapping import ColumnMapping
 from screening.archive.reader import ArchiveReader, decode
 from screening.contract import LEADS, Reason, lead_of, mV_per_unit
 from screening.recording import Recording, Rejected

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from screening.archive import child
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.container import Refused
 from screening.archive.formats import hdf5, sidecar
 from screening.archive.hdf5_child import File

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from screening.archive.catalog import build_catalog, open_catalog
+from screening.archive.build import build_catalog
+from screening.archive.catalog import open_catalog
 from screening.archive.convert import convert_archive
 from screening.contract import LEADS
 from screening.model.bundle import PRETRAINED, load_bundle
