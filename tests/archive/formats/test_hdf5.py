@@ -17,7 +17,7 @@ from screening.archive.build import build_catalog
 from screening.archive.catalog import open_catalog
 from screening.archive.container import Refused
 from screening.archive.formats import hdf5, sidecar
-from screening.archive.hdf5_child import File
+from screening.archive.hdf5_child import File, _dataset
 from screening.archive.reader import ArchiveReader
 from screening.contract import LEADS, Reason
 from screening.errors import StorageError
@@ -252,3 +252,21 @@ def test_a_child_that_never_stops_talking_is_ended(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hdf5.child, "start", lambda *_: _started("while True: print('{\"opened\": 1}')"))
     with pytest.raises(Refused, match=r"takes more than 0\.5 s"):
         hdf5.Hdf5Files().row(("a", ""), lambda: io.BytesIO(b"x"), sidecar.parse(SIDECAR["ecg.yaml"]), "1")
+
+
+@pytest.mark.parametrize("place", ["tracings", "group/tracings"])
+def test_a_link_is_not_followed_even_where_it_could_be(place: str, tmp_path: Path) -> None:
+    """In the child nothing else can be opened: so here, in a process that may open all."""
+    import h5py
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["tracings"] = np.zeros((1, 100, 12), np.float32)
+    for link in (h5py.ExternalLink(str(tmp_path / "other.h5"), "/tracings"), h5py.SoftLink("/here")):
+        with h5py.File(tmp_path / "file.h5", "w") as file:
+            file["here"] = np.zeros((1, 100, 12), np.float32)
+            file[place] = link
+        with h5py.File(tmp_path / "file.h5") as file:
+            assert file[place].shape == (1, 100, 12)  # h5py follows it
+            with pytest.raises(Refused, match=r"the HDF5 file has no dataset of 3 dimensions as ecg\.yaml names it"):
+                _dataset(file, place, 3)
+            assert _dataset(file, "here", 3).shape == (1, 100, 12)
