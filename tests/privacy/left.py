@@ -11,7 +11,8 @@ from tests.privacy.search import search
 
 MAY_HOLD_PATHS = re.compile(r"(catalog(-\w+)?|runs(-\w+)?/[0-9a-f]{16}/plan)/locations(-\d{5})?\.parquet")
 """Files of locations: their owner's alone, because that is what they are for."""
-SHAREABLE = ("report/report.html", "report/report.json", "report/tables/")
+SHAREABLE = ("report/report.html", "report/report.json", "report/tables/", "trained/")
+"""A bundle, too: it names records by hashes of their bytes alone."""
 _IN_PATHS = {"folder", "sub-folder", "file", "patient id", "surname", "surname, cut off", "birth date"}
 
 
@@ -39,7 +40,7 @@ def open_to_others(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, str]
             seen += 1
             if name == "state" and _closed(path, top):
                 continue  # what MLflow makes, by its own rules, in a folder that nobody else can enter
-            shared = place.startswith(SHAREABLE) or place in ("report", "report/tables")
+            shared = place.startswith(SHAREABLE) or place in ("report", "report/tables", "trained")
             allowed = (0o755 if path.is_dir() else 0o644) if shared else (0o700 if path.is_dir() else 0o600)
             if mode & ~allowed:
                 wrong[place] = oct(mode)
