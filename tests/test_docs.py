@@ -239,7 +239,7 @@ def threats_of(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def tests_that_are_not(page: str) -> list[str]:
+def missing_tests(page: str) -> list[str]:
     """Return what the threat model names as tests and is none, and threats that name none."""
     there = {path.name for path in (PROJECT / "tests").rglob("*.py")}
     missing = []
@@ -254,8 +254,8 @@ def test_every_threat_says_from_whom_by_what_and_which_test_shows_it() -> None:
     page = (PROJECT / "SECURITY.md").read_text()
     assert len(threats_of(page)) >= 6
     assert all(len(row) == 3 and all(row) for row in threats_of(page))
-    assert tests_that_are_not(page) == []
-    assert tests_that_are_not("| **A thief** | hashes | `test_no_such.py` |\n| **Rain** | a roof | none |") == [
+    assert missing_tests(page) == []
+    assert missing_tests("| **A thief** | hashes | `test_no_such.py` |\n| **Rain** | a roof | none |") == [
         "test_no_such.py",
         "**Rain**",
     ]

@@ -326,11 +326,7 @@ class Scan:
         known = formats.format_of(data)
         if known is None:
             return None, None, unreadable
-        facts = self._stated_facts.of(data)
-        if facts is None:
-            return known.NAME, None, unreadable
-        facts.in_words = True
-        return known.NAME, facts.bounded(unreadable), unreadable
+        return known.NAME, self._stated_facts.of(data, unreadable), unreadable
 
     def _row_of(self, told: Facts | None, stated: Facts | None, before: dict[str, Any] | None) -> dict[str, Any]:
         """Return the row of a record: what its table tells, and where that is silent, what its file states or stated before."""

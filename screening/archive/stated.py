@@ -2,7 +2,7 @@
 
 A small file cannot take long, and is read where it is asked for. A larger one, or one that gzip packed, could keep a scan for
 hours (two million empty items of a DICOM sequence), so it is read by a child process, one for each core at most. The child is
-``python -m screening.archive.stated``: it reads sizes and the bytes of files, and answers with JSON lines.
+``python -m screening.archive.stated``: it reads lengths and the bytes of files, and answers in the same way, in JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -24,6 +25,11 @@ from screening.archive.child import OutOfTime
 from screening.archive.facts import Facts
 from screening.archive.formats import GZIP
 
+_Stated = tuple[Facts, dict[str, int]]
+"""What a file states, and what of it was left out."""
+_SIZE = 8
+"""Bytes in which the length of what follows is said."""
+_MOST_SAID = 2**26
 SMALL = 2**18
 SECONDS, MEMORY_MB = 30.0, 1024
 """What one file may take. 16 MB of XML take 2 s and 0.8 GB."""
@@ -47,10 +53,19 @@ class StatedFacts:
             if (process := self._children.get()) is not None:
                 child.end(process)
 
-    def of(self, data: bytes) -> Facts | None:
-        """Return what a file states, None where it cannot be understood, or only with more time or memory than it may take."""
+    def of(self, data: bytes, unreadable: Counter[str]) -> Facts | None:
+        """Return what a file states, None where it cannot be understood, or only with more time or memory than it may take.
+
+        What of it is too long to be what it is said to be is left out, and counted in ``unreadable``.
+        """
         if len(data) <= self._small and not data.startswith(GZIP):
-            return formats.facts(data)
+            found = formats.facts(data)
+            return None if found is None else found.bounded(unreadable)
+        facts, counts = self._by_child(data) or (None, {})
+        unreadable.update(counts)
+        return facts
+
+    def _by_child(self, data: bytes) -> _Stated | None:
         process = self._children.get()
         is_new = process is None
         try:
@@ -63,7 +78,7 @@ class StatedFacts:
 
     def _ask(
         self, process: subprocess.Popen[bytes] | None, data: bytes
-    ) -> tuple[subprocess.Popen[bytes] | None, Facts | None]:
+    ) -> tuple[subprocess.Popen[bytes] | None, _Stated | None]:
         """Return the child, None where it had to be ended, and its answer."""
         process = process or child.start("screening.archive.stated", MEMORY_MB)
         assert process.stdin is not None
@@ -73,8 +88,9 @@ class StatedFacts:
         writing = threading.Thread(target=_send, args=(process.stdin, data), daemon=True)
         writing.start()
         try:
-            return process, _facts(json.loads(pipe.line()))
-        except (OutOfTime, EOFError):
+            size = int.from_bytes(pipe.take(_SIZE), "little")
+            return process, _read(json.loads(pipe.take(min(size, _MOST_SAID))))
+        except (OutOfTime, EOFError, ValueError, TypeError, KeyError):
             child.end(process)
             return None, None
         except BaseException:
@@ -86,16 +102,17 @@ class StatedFacts:
 
 def _send(pipe: IO[bytes], data: bytes) -> None:
     with suppress(OSError, ValueError):  # the child died, or was ended: its silence tells
-        pipe.write(len(data).to_bytes(8, "little"))
+        pipe.write(len(data).to_bytes(_SIZE, "little"))
         pipe.write(data)
         pipe.flush()
 
 
-def _facts(answer: dict[str, Any] | None) -> Facts | None:
-    if answer is None:
+def _read(answer: dict[str, Any]) -> _Stated | None:
+    facts = answer["facts"]
+    if facts is None:
         return None
-    at = answer.pop("acquired_at")
-    return Facts(acquired_at=None if at is None else datetime.fromisoformat(at), **answer)
+    at = facts.pop("acquired_at")
+    return Facts(acquired_at=None if at is None else datetime.fromisoformat(at), **facts), answer["unreadable"]
 
 
 # --- In the child ----------------------------------------------------------------------------------------------------
@@ -104,10 +121,12 @@ def _facts(answer: dict[str, Any] | None) -> Facts | None:
 def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Read what files state until there are no more."""
     child.begin(memory_mb, answers)
-    while size := asked.read(8):
-        found = formats.facts(asked.read(int.from_bytes(size, "little")))
-        answer = None if found is None else asdict(found)
-        answers.write(json.dumps(answer, default=datetime.isoformat).encode() + b"\n")
+    while size := asked.read(_SIZE):
+        found, unreadable = formats.facts(asked.read(int.from_bytes(size, "little"))), Counter[str]()
+        stated = None if found is None else asdict(found.bounded(unreadable))
+        answer = json.dumps({"facts": stated, "unreadable": unreadable}, default=datetime.isoformat).encode()
+        answers.write(len(answer).to_bytes(_SIZE, "little"))
+        answers.write(answer)
         answers.flush()
 
 

@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +87,28 @@ def test_memory_that_runs_out_states_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert formats.facts(made.muse(ecg(500))) is None
 
 
+def children_from_now() -> Callable[[], set[psutil.Process]]:
+    """Return what tells the child processes that are there and were not: readers of other tests may have theirs."""
+    before = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - before
+
+
+def test_texts_that_are_too_long_are_left_out_and_counted_by_a_child_too() -> None:
+    long = made.muse(ecg(500)).replace(ID, b"<PatientID>" + b"1" * 2**20 + b"</PatientID>")
+    unreadable: Counter[str] = Counter()
+    with StatedFacts(children=1) as stated:
+        found = stated.of(gzip.compress(long), unreadable)
+    assert found is not None
+    assert found.patient_id is None
+    assert found.age is not None
+    assert unreadable == {"patient_id": 1}
+
+
 def test_a_child_reads_what_the_process_itself_does() -> None:
     files = [writer(ecg(500) // 5) for _, writer in made.WRITERS.values()]
     files += [gzip.compress(files[0]), b"no file that is known", b""]
     with StatedFacts(small=-1, children=2) as stated, ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(stated.of, files))
+        found = list(pool.map(lambda data: stated.of(data, Counter()), files))
     assert found == [formats.facts(data) for data in files]
     assert sum(facts is not None for facts in found) == len(made.WRITERS) + 1
 
@@ -99,24 +118,25 @@ def test_what_takes_too_long_states_nothing_and_ends_with_its_child() -> None:
     good, items = made.dicom(ecg(500)), 2**20
     sequence = struct.pack("<HH2sHI", 0x0040, 0xB020, b"SQ", 0, 8 * items)
     hostile = good + sequence + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * items
-    begun = time.monotonic()
+    new_children, begun = children_from_now(), time.monotonic()
     with StatedFacts(seconds=1.0, children=1) as stated:
-        assert stated.of(hostile) is None
-        assert stated.of(good + b"\0" * 2**19) is None  # behind it is no DICOM
-        assert stated.of(gzip.compress(good)) == formats.facts(good)
-        processes = psutil.Process().children()
+        assert stated.of(hostile, Counter()) is None
+        assert stated.of(good + b"\0" * 2**19, Counter()) == formats.facts(good + b"\0" * 2**19)
+        assert stated.of(gzip.compress(good), Counter()) == formats.facts(good)
+        processes = new_children()
     assert time.monotonic() - begun < 30
+    assert len(processes) == 1
     assert not any(process.is_running() for process in processes)
 
 
 def test_a_file_on_which_the_child_dies_is_tried_once_more_and_the_next_is_read() -> None:
-    good = gzip.compress(made.muse(ecg(500)))
+    good, new_children = gzip.compress(made.muse(ecg(500))), children_from_now()
     with StatedFacts(children=1) as stated:
-        assert stated.of(good) is not None
-        (process,) = psutil.Process().children()
+        assert stated.of(good, Counter()) is not None
+        (process,) = new_children()
         process.kill()
-        assert stated.of(good) is not None
-        assert stated.of(good) is not None
+        assert stated.of(good, Counter()) is not None
+        assert stated.of(good, Counter()) is not None
 
 
 def test_the_first_try_of_a_decoder_has_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -85,7 +86,7 @@ def facts(data: bytes) -> Facts | None:
     try:
         whole = unpacked(data, MAX_STATED_BYTES + 1) if data.startswith(GZIP) else data
         known = format_of(whole) if len(whole) <= MAX_STATED_BYTES else None
-        return known.facts(whole) if known else None
+        return replace(known.facts(whole), in_words=True) if known else None
     except Exception:  # whatever is wrong, the run says it in the record's row
         return None
 
