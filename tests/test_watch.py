@@ -26,9 +26,13 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_what_is_gone_for_good_interrupts_the_work() -> None:
     begun = threading.Event()
-    with pytest.raises(KeyboardInterrupt), watched(begun.is_set, looks=3) as lost:
+
+    def work() -> None:
         begun.set()
         time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt), watched(begun.is_set, looks=3) as lost:
+        work()
     assert lost.is_set()
 
 
