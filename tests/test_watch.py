@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,23 @@ from screening.watch import answers, is_listening, watched
 
 
 @pytest.fixture(autouse=True)
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Look a hundred times a second; and hear SIGINT, which shells make programs in the background ignore."""
     monkeypatch.setattr(watch, "LOOK_S", 0.01)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_gone_for_good_interrupts_the_work() -> None:
-    with pytest.raises(KeyboardInterrupt), watched(lambda: True, looks=3) as lost:
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
         time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt), watched(begun.is_set, looks=3) as lost:
+        work()
     assert lost.is_set()
 
 
