@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -114,10 +115,15 @@ def address_space() -> int | None:
 # --- In the child ----------------------------------------------------------------------------------------------------
 
 
-def begin(memory_mb: int, answers: IO[bytes]) -> None:
-    """Take no more than ``memory_mb`` from here on, leave no memory behind, and say that this process is ready."""
+def run(serve: Callable[[IO[bytes], IO[bytes]], None]) -> None:
+    """Say that this process is ready, and serve what is asked; take no more than the memory named, and leave none behind."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what a crash leaves would hold a patient's ECG
     if (in_use := address_space()) is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_mb * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + int(sys.argv[1]) * 2**20,) * 2)
+    answers = sys.stdout.buffer
     answers.write(b"ready\n")
     answers.flush()
+    try:
+        serve(sys.stdin.buffer, answers)
+    except MemoryError:
+        os._exit(NO_MEMORY)

@@ -12,9 +12,7 @@ import encodings.latin_1  # noqa: F401  # imported late otherwise, when no file 
 import io
 import json
 import math
-import os
 import resource
-import sys
 from contextlib import suppress
 from typing import IO, Any
 
@@ -147,9 +145,8 @@ def _number(member: str) -> int:
     return int(member) if member.isascii() and member.isdigit() and len(member) < 12 else -1
 
 
-def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
+def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
     """Answer what is asked of files until there is no more."""
-    child.begin(memory_mb, answers)
     # Whatever is believed of links, external datasets and the library's plugins: nothing is opened from here on.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     files: dict[int, File] = {}
@@ -179,7 +176,4 @@ def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
-    except MemoryError:
-        os._exit(child.NO_MEMORY)
+    child.run(serve)

@@ -11,11 +11,9 @@ JSON lines with the bytes of samples behind them: nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -171,9 +169,8 @@ def _send(pipe: IO[bytes], record_id: str, header: bytes, files: Mapping[str, by
 # --- In the child ----------------------------------------------------------------------------------------------------
 
 
-def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
+def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
     """Decode what is asked until there is no more."""
-    child.begin(memory_mb, answers)
     while line := asked.readline():
         question = json.loads(line)
         header = asked.read(question["header"])
@@ -193,7 +190,4 @@ def _facts(recording: Recording) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
-    except MemoryError:
-        os._exit(child.NO_MEMORY)
+    child.run(serve)

@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -118,9 +117,8 @@ def _read(answer: dict[str, Any]) -> _Stated | None:
 # --- In the child ----------------------------------------------------------------------------------------------------
 
 
-def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
+def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
     """Read what files state until there are no more."""
-    child.begin(memory_mb, answers)
     while size := asked.read(_SIZE):
         found, unreadable = formats.facts(asked.read(int.from_bytes(size, "little"))), Counter[str]()
         stated = None if found is None else asdict(found.bounded(unreadable))
@@ -131,7 +129,4 @@ def serve(memory_mb: int, asked: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
-    except MemoryError:
-        os._exit(child.NO_MEMORY)
+    child.run(serve)

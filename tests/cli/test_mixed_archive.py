@@ -12,7 +12,7 @@ from screening.archive.identity import PseudonymKey
 from screening.cli import explain, report
 from screening.contract import LEADS
 from tests import hospital_files as made
-from tests.corpus.hospital import digital, file_of
+from tests.corpus.hospital_files import digital, file_of
 from tests.people import PERSON
 from tests.privacy.search import search
 from tests.report.screened import Screened, importance, screen, territories, waves

@@ -40,6 +40,7 @@ from tests import hospital_files
 from tests.fuzz.archives import tar, tar_seeds, zip, zip_seeds
 from tests.fuzz.hdf5 import SAID, hdf5, hdf5_said, hdf5_seeds
 from tests.fuzz.judge import CUT, judged, tell
+from tests.scp_files import scp_mended
 from tests.wfdb_files import ecg, encode, matlab, record, signal_line
 
 _SAMPLES = 100
@@ -269,7 +270,7 @@ def targets() -> tuple[Target, ...]:
         Target(
             "scp-within",
             (hospital_files.scp(digital // 5), hospital_files.scp(digital // 5, beats=(200, 400))),
-            lambda data: _hospital(hospital_files.scp_mended(data)),
+            lambda data: _hospital(scp_mended(data)),
             3,
         ),
         Target("tables", tables, _numbers, 6),

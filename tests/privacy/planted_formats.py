@@ -24,6 +24,7 @@ from screening.contract import LEADS
 from tests import hospital_files as made
 from tests.people import Person
 from tests.privacy.planted import FOLDER, SENTINELS, STEM, samples
+from tests.scp_files import scp_mended
 from tests.wfdb_files import ecg
 
 NAME = SENTINELS["surname"]
@@ -216,7 +217,7 @@ def _misfiled_in_scp(whole: bytes) -> Iterator[tuple[str, bytes]]:
             filled = (NAME.encode() * size)[: size - 16]
             start = 6 + index - 7 + 16
             changed = whole[:start] + filled + whole[start + size - 16 :]
-            yield f"misfiled-{number}", made.scp_mended(changed)
+            yield f"misfiled-{number}", scp_mended(changed)
             yield f"unsealed-{number}", changed
 
 

@@ -23,7 +23,8 @@ from screening.archive.reader import decode
 from screening.contract import Reason
 from screening.recording import Recording, Rejected
 from tests import hospital_files as made
-from tests.corpus.hospital import digital, file_of, hospital_cases
+from tests.corpus.hospital import hospital_cases
+from tests.corpus.hospital_files import digital, file_of
 
 STEP_MV = made.STEP_UV / 1000
 

@@ -9,7 +9,7 @@ from screening.archive import formats
 from screening.archive.reader import decode
 from screening.recording import Recording
 from tests import hospital_files as made
-from tests.corpus.hospital import digital, file_of
+from tests.corpus.hospital_files import digital, file_of
 
 STEP_MV = made.STEP_UV / 1000
 GOOD, ANNOTATED = file_of("edf"), made.edf(digital(), is_annotated=True)

@@ -158,7 +158,7 @@ def test_the_child_opens_nothing_and_leaves_nothing_behind() -> None:
     """Whatever was believed of links, external datasets and plugins."""
     program = """
 import resource, sys
-from screening.archive import hdf5_child
+from screening.archive import child, hdf5_child
 
 class Asked:
     def readline(self):
@@ -168,9 +168,9 @@ class Asked:
             print(error.strerror, resource.getrlimit(resource.RLIMIT_CORE))
         return b""
 
-hdf5_child.serve(400, Asked(), sys.stdout.buffer)
+child.run(lambda _, answers: hdf5_child.serve(Asked(), answers))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, "400"], capture_output=True, text=True, check=True)
     assert done.stdout == "ready\nToo many open files (0, 0)\n"
 
 
