@@ -119,12 +119,12 @@ def test_what_takes_too_long_states_nothing_and_ends_with_its_child() -> None:
     sequence = struct.pack("<HH2sHI", 0x0040, 0xB020, b"SQ", 0, 8 * items)
     hostile = good + sequence + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * items
     new_children, begun = children_from_now(), time.monotonic()
-    with StatedFacts(seconds=1.0, children=1) as stated:
+    with StatedFacts(seconds=5.0, children=1) as stated:
         assert stated.of(hostile, Counter()) is None
         assert stated.of(good + b"\0" * 2**19, Counter()) == formats.facts(good + b"\0" * 2**19)
         assert stated.of(gzip.compress(good), Counter()) == formats.facts(good)
         processes = new_children()
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     assert len(processes) == 1
     assert not any(process.is_running() for process in processes)
 
