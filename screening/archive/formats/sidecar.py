@@ -11,6 +11,7 @@ import math
 import posixpath
 import re
 import tokenize
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -157,7 +158,9 @@ def _npy(data: bytes) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         if version not in _NPY_VERSIONS:
             raise Refused(Reason.UNKNOWN_FORMAT, "this version of NPY is not known")
-        shape, is_fortran, dtype = _NPY_VERSIONS[version](stream, max_header_size=10_000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote numpy says that it takes longer
+            shape, is_fortran, dtype = _NPY_VERSIONS[version](stream, max_header_size=10_000)
     except (ValueError, TypeError, SyntaxError, KeyError, tokenize.TokenError, RecursionError):
         raise Refused(Reason.BAD_HEADER, "the header of the NPY file cannot be understood") from None
     if dtype.kind not in "iuf" or dtype.hasobject:

@@ -29,6 +29,7 @@ from tests.corpus.hospital_files import digital
         (made.npy(digital(), ">i4"), "npy"),
         (made.npy(digital(), "<f8"), "npy"),
         (made.npy(digital().T), "npy"),
+        (made.npy(digital()).replace(b"(5000, 12), }  ", b"(5000L, 12L), }"), "npy"),  # of Python 2, on Windows
         (gzip.compress(made.csv(digital()), mtime=0), "csv"),
         (gzip.compress(made.npy(digital()), mtime=0), "npy"),
         (b"# exported, by a cart\n\n% 500 Hz\r\n" + made.csv(digital()), "csv"),
