@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 import threading
@@ -32,7 +33,8 @@ MOST_READ = 2**30
 """Bytes of the file that one question may ask for: damaged indices lead in circles."""
 _MOST_ANSWERED = 2**30
 """Bytes of an answer: a record, or all ids."""
-_MOST_TOLD = 300
+_SENTENCE = re.compile(r"(?:[A-Za-z0-9 ,;]|ecg\.yaml){1,300}")
+"""What the child says of a file: words and numbers, and no path."""
 """Characters of why a record is refused."""
 _LEAST_READ = 2**16
 _OPEN = 4
@@ -187,7 +189,7 @@ class Hdf5Files:
                     raise ValueError("it opened another file")
                 self._held.add(file.number)
             elif "reason" in answer:
-                return Refused(Reason(answer["reason"]), answer["detail"][:_MOST_TOLD])
+                return Refused(Reason(answer["reason"]), answer["detail"])
             elif answer["bytes"] > _MOST_ANSWERED:
                 raise ValueError("an answer without end")
             else:
@@ -246,7 +248,7 @@ def _plain(line: bytes) -> dict[str, Any]:
         raise ValueError("no line of the child")
     if any(type(number) is not int for number in found.get("read", [])):
         raise ValueError("no line of the child")
-    if found.get("bytes", 0) < 0:
+    if found.get("bytes", 0) < 0 or "detail" in found and not _SENTENCE.fullmatch(found["detail"].strip()):
         raise ValueError("no line of the child")
     return found
 
