@@ -22,7 +22,7 @@ from tests.bundles import make_bundle
 from tests.conftest import PROJECT
 from tests.jobs.test_submit import Head, catalog, head  # noqa: F401
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 SCRAPE = PROJECT / "infra" / "prometheus" / "prometheus.yml"
 
 

@@ -39,7 +39,7 @@ from tests.privacy.search import search
 
 RAY = str(Path(sys.executable).with_name("ray"))
 WATCHED = PROJECT / "tests" / "privacy" / "watched"
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 
 def free_port() -> int:

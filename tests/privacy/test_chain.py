@@ -16,6 +16,8 @@ from tests.privacy.left import named, open_to_others
 from tests.privacy.planted import SENTINELS
 from tests.privacy.search import search
 
+pytestmark = pytest.mark.timeout(900)  # thirty commands, before the first test
+
 WHO_ACTED = {"state/audit.jsonl", "said/audit.out", "name of tmp/torchinductor_oddvarberglund"}
 """The audit log names on purpose who ran what, and torch calls its temporary folder so; of all that is planted, this alone may
 stand there."""
