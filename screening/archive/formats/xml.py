@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -149,11 +150,12 @@ def text_of(element: Element | None, path: str) -> str | None:
 
 
 def number_of(element: Element | None, path: str) -> float | None:
-    """Return the number at ``path``, None where there is none."""
+    """Return the number at ``path``, None where there is none: "nan" and "inf" are words."""
     try:
-        return float((text_of(element, path) or "").replace(",", "."))
+        found = float((text_of(element, path) or "").replace(",", "."))
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
 
 
 def need(element: Element | None, path: str, reason: Reason, what: str) -> float:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from defusedxml.ElementTree import fromstring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from screening.archive import formats
 from screening.archive.build import build_catalog
 from screening.archive.formats import aecg, cardiosoft, dicom, edf, muse, scp, sierra
+from screening.archive.formats.xml import number_of
 from screening.archive.leads import Channel, assemble
 from screening.archive.mapping import ColumnMapping
 from screening.archive.reader import ArchiveReader, decode
@@ -460,3 +462,16 @@ def test_a_table_does_not_hide_what_files_state(tmp_path: Path) -> None:
     again, read = scanned("1.xml,56,north")
     assert again == first | {"age": 56}
     assert read == 0, "an unchanged file is not read again"
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("1,5", 1.5), ("nan", None), ("inf", None), ("1e999", None), ("x", None)]
+)
+def test_what_is_no_number_is_none_stated(written: str, number: float | None) -> None:
+    assert number_of(fromstring(f"<a><b>{written}</b></a>"), "b") == number
+    # Of MUSE's offset, of which a NaN ended in the last line of defence.
+    stated = made.muse(digital()).replace(b"<LeadOffsetFirstSample>0<", f"<LeadOffsetFirstSample>{written}<".encode())
+    assert stated != made.muse(digital())
+    got = decode("x", stated, {})
+    assert isinstance(got, Recording) == (number is None)
+    assert isinstance(got, Recording) or got.detail == "a lead begins at another sample than the strip"
