@@ -10,6 +10,7 @@ import io
 import posixpath
 from typing import Any
 
+import fsspec
 from fsspec.archive import AbstractArchiveFileSystem
 
 MAX_MEMBERS = 20_000_000
@@ -24,14 +25,32 @@ class DamagedMember(ValueError):
 class MemberArchive(AbstractArchiveFileSystem):
     """A read-only file system over one file; a subclass adds the members and reads them.
 
+    Parameters
+    ----------
+    fo
+        Path or URL of the file, or what it is when it is open.
+    target_protocol, target_options
+        As fsspec hands them over from a chained URL such as ``zip::s3://bucket/a.zip``.
+
+    Notes
+    -----
     Names that lead out of the archive are kept: they are listed, and whoever asks for one is refused by the reader.
     """
 
     root_marker = ""
     cachable = False
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        fo: Any = "",
+        target_protocol: str | None = None,
+        target_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        if isinstance(fo, str):
+            fo = fsspec.open(fo, mode="rb", protocol=target_protocol, **(target_options or {})).open()
+        self._file = fo
         self.members: dict[str, dict[str, Any]] = {}
         self.left_out = 0
         """Members that are no files, lie where a folder is, or whose names have no end."""

@@ -106,12 +106,7 @@ def _keywords(data: bytes) -> dict[str, str]:
 class TarArchive(MemberArchive):
     """A read-only file system over an uncompressed tar file.
 
-    Parameters
-    ----------
-    fo
-        Path or URL of the tar file, or what it is when it is open.
-    target_protocol, target_options
-        As fsspec hands them over from a chained URL such as ``tar::s3://bucket/a.tar``.
+    Takes what `MemberArchive` takes.
 
     Raises
     ------
@@ -121,19 +116,11 @@ class TarArchive(MemberArchive):
 
     protocol = "tar"
 
-    def __init__(
-        self,
-        fo: Any = "",
-        target_protocol: str | None = None,
-        target_options: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        if isinstance(fo, str):
-            fo = fsspec.open(fo, mode="rb", protocol=target_protocol, **(target_options or {})).open()
-        self._file, self._lock = fo, threading.Lock()
+    def __init__(self, fo: Any = "", **options: Any) -> None:
+        super().__init__(fo, **options)
+        self._lock = threading.Lock()
         try:
-            for member in members(fo):
+            for member in members(self._file):
                 if member.isreg():
                     self.add(member.name, size=member.size, mtime=member.mtime, offset=member.offset_data)
                 elif not member.isdir():

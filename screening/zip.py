@@ -61,12 +61,7 @@ class _File:
 class ZipArchive(MemberArchive):
     """A read-only file system over a zip file.
 
-    Parameters
-    ----------
-    fo
-        Path or URL of the zip file, or what it is when it is open.
-    target_protocol, target_options
-        As fsspec hands them over from a chained URL such as ``zip::s3://bucket/a.zip``.
+    Takes what `MemberArchive` takes.
 
     Raises
     ------
@@ -76,17 +71,9 @@ class ZipArchive(MemberArchive):
 
     protocol = "zip"
 
-    def __init__(
-        self,
-        fo: Any = "",
-        target_protocol: str | None = None,
-        target_options: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        if isinstance(fo, str):
-            fo = fsspec.open(fo, mode="rb", protocol=target_protocol, **(target_options or {})).open()
-        self._file = _File(fo)
+    def __init__(self, fo: Any = "", **options: Any) -> None:
+        super().__init__(fo, **options)
+        self._file = _File(self._file)
         try:
             self._zip = zipfile.ZipFile(self._file)
             self._lock = self._zip._lock  # type: ignore[attr-defined]  # under which it seeks and reads
