@@ -37,14 +37,14 @@ def sealed(data: bytes) -> bytes:
     return before + hashlib.sha256(data).hexdigest().encode() + after
 
 
-def is_whole(data: bytes) -> bool | None:
-    """Whether a Parquet file is, to the last byte, as it was `sealed`; None where no seal stands in it."""
+def is_whole(data: bytes) -> bool:
+    """Whether a Parquet file is, to the last byte, as it was `sealed`."""
     try:
-        seal = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(_SEAL)
+        seal = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(_SEAL, b"")
     except (ValueError, OSError, pa.ArrowException):  # a damaged footer may ask for what Arrow does not have
         return False
-    if seal is None:
-        return None
+    if len(seal) != len(_UNSEALED):  # a damaged footer may have lost it, or have less of it
+        return False
     before, found, after = data.rpartition(seal)
     return bool(found) and hashlib.sha256(before + _UNSEALED + after).hexdigest().encode() == seal
 
