@@ -42,7 +42,7 @@ def die_at(
 
     def dies(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if len(calls) == nth and not after:
+        if len(calls) > nth or (len(calls) == nth and not after):  # whoever is dead does not clear up either
             raise Killed
         found = whole(*args, **kwargs)
         if len(calls) == nth:
