@@ -227,31 +227,29 @@ def of_readme() -> str:
     return str(block)
 
 
+def night_settings(folder: Path, catalog: Path, *, report: str = "report") -> Path:
+    """Write the settings of a night that keeps all it makes in ``folder``."""
+    bundle = make_bundle(folder / "bundle")
+    path = folder / "nightly.yaml"
+    path.write_text(
+        f"archive: {catalog.parent / 'archive'}\ndeidentified: true\nlabels: ptbxl-mi\nmodel: {bundle.path}\n"
+        f"catalog: {folder / 'catalog'}\nruns: {folder / 'runs'}\nreport: {folder / report}\n"
+        "mlflow: false\nworklist: false\nreporting: {draws: 500}\n"
+        "run: {attribution: none, shard_records: 32, workers: 2}\n"
+    )
+    return path
+
+
 def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     head: Head, catalog: Path, tmp_path: Path
 ) -> None:
     """The README's command, of which address and interpreter alone are put in, in a folder with jobs and settings."""
-    bundle = make_bundle(tmp_path / "bundle")
-
-    def settings(place: str, report: str = "report") -> Path:
-        """Write the settings of a night that keeps all it makes in ``place``."""
-        folder = tmp_path / place
-        folder.mkdir()
-        path = folder / "nightly.yaml"
-        path.write_text(
-            f"archive: {catalog.parent / 'archive'}\ndeidentified: true\nlabels: ptbxl-mi\nmodel: {bundle.path}\n"
-            f"catalog: {folder / 'catalog'}\nruns: {folder / 'runs'}\nreport: {folder / report}\n"
-            "mlflow: false\nworklist: false\nreporting: {draws: 500}\n"
-            "run: {attribution: none, shard_records: 32, workers: 2}\n"
-        )
-        return path
 
     def results(place: str) -> dict[str, bytes]:
         runs = tmp_path / place / "runs"
         return {str(path.relative_to(runs)): path.read_bytes() for path in runs.glob("*/results/*.parquet")}
 
-    there = settings("cluster")
-    asked = head.screening("nightly", "--settings", there, "--id")
+    asked = head.screening("nightly", "--settings", night_settings(tmp_path / "cluster", catalog), "--id")
     night = asked.stdout.strip()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-.*-1", night), asked.stderr
     shutil.copytree(PROJECT / "jobs", tmp_path / "cluster" / "jobs")
@@ -266,21 +264,7 @@ def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     assert "already exists" in again.stdout + again.stderr
     assert again.returncode != 0
 
-    # One that fails makes way for the next attempt, and shows what it had published.
-    fails = ("--settings", settings("fails", report="nightly.yaml/report"), "--date", "2026-11-23")
-    asks = ("nightly", *fails, "--id")
-    first = head.screening(*asks).stdout.strip()
-    assert first.endswith("-1")
-    failed = head.submit(first, "nightly.py", *fails, variables={"SCREENING_STATE": str(tmp_path / "state")})
-    assert failed.returncode != 0
-    shown = head.listed(first)
-    assert f"'night': '{first}'" in shown
-    assert "'outcome': 'failed', 'planned': '150'" in shown
-    assert re.search(r"'run_ids': '[0-9a-f]{16}'", shown)
-    second = head.screening(*asks).stdout.strip()
-    assert second == f"{first.removesuffix('-1')}-2"
-
-    at_home = head.screening("nightly", "--settings", settings("home"), "--date", night[:10])
+    at_home = head.screening("nightly", "--settings", night_settings(tmp_path / "home", catalog), "--date", night[:10])
     assert at_home.returncode == 0, at_home.stderr
     assert len(results("home")) == 5
     assert results("home") == results("cluster")
@@ -295,6 +279,23 @@ def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     assert "'records': '150'" in head.listed("report-2026-11-22")
     assert "<svg" in (tmp_path / "report" / "report.html").read_text()
     assert (tmp_path / "report" / "private").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.long
+def test_a_night_that_fails_makes_way_for_the_next_attempt(head: Head, catalog: Path, tmp_path: Path) -> None:
+    """And shows what it had published."""
+    settings = night_settings(tmp_path / "fails", catalog, report="nightly.yaml/report")
+    fails = ("--settings", settings, "--date", "2026-11-23")
+    first = head.screening("nightly", *fails, "--id").stdout.strip()
+    assert first.endswith("-1")
+    failed = head.submit(first, "nightly.py", *fails, variables={"SCREENING_STATE": str(tmp_path / "state")})
+    assert failed.returncode != 0
+    shown = head.listed(first)
+    assert f"'night': '{first}'" in shown
+    assert "'outcome': 'failed', 'planned': '150'" in shown
+    assert re.search(r"'run_ids': '[0-9a-f]{16}'", shown)
+    second = head.screening("nightly", *fails, "--id").stdout.strip()
+    assert second == f"{first.removesuffix('-1')}-2"
 
 
 SERVED = {
