@@ -104,7 +104,7 @@ def plan_files(run: Folder, names: Iterable[str]) -> list[dict[str, Any]]:
             data = run.read(name)
         except FileNotFoundError:
             data = b""
-        if not data or (name.startswith("plan/") and not is_whole(data)):
+        if not data or (name.startswith("plan/") and is_whole(data) is False):
             raise UserError(f"{name} of {run.url} was damaged while the run was made; remove the run and screen again")
         entries.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     return entries

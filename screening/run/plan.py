@@ -231,7 +231,8 @@ def load_plan(run: Folder) -> Plan:
     forbid_pickled_columns()
     try:
         stored = json.loads(run.read("plan.json"))
-        if stored.pop("sha256") != sha256_of(stored):
+        seal = stored.pop("sha256", None)  # not in plans of earlier versions
+        if seal is not None and seal != sha256_of(stored):
             raise ValueError("it is not as it was written")
         stored.pop("notice")
         removed = {int(shard): rows for shard, rows in stored.pop("removed", {}).items()}
@@ -249,17 +250,23 @@ def slice_names(shards: Collection[int]) -> list[str]:
     return [_slice_name(kind, number) for number in sorted({shard // SLICE for shard in shards}) for kind in _KINDS]
 
 
-def damaged_files(run: Folder, plan: Plan) -> list[str]:
-    """Return the files of a plan that are gone or not as they were written, which they tell by themselves."""
+def damaged_files(run: Folder, plan: Plan, *, unsealed_too: bool = False) -> list[str]:
+    """Return the files of a plan that are gone or not as they were written, as far as they tell by themselves.
+
+    Parameters
+    ----------
+    unsealed_too
+        Also those that cannot tell, because an earlier version wrote them.
+    """
     found = []
     for name in slice_names(range(plan.shards)):
         try:
             whole = is_whole(run.read(name))
         except FileNotFoundError:
             whole = False
-        if not whole:
+        if whole is False or (unsealed_too and not whole):
             found.append(name)
-    if run.read("plan.json") != plan_bytes(plan):
+    if unsealed_too and run.read("plan.json") != plan_bytes(plan):
         found.append("plan.json")
     return found
 
@@ -279,7 +286,7 @@ def rewrite_slices(
     whole = replace(plan, records=plan.records + sum(plan.removed.values()), removed={})
     removed = {shard: rows for shard, rows in plan.removed.items() if shard not in set(shards)}
     for name in slice_names(shards):
-        if not is_whole(run.read(name)):
+        if is_whole(run.read(name)) is False:
             raise UserError(
                 f"{name} of {run.url} is damaged, so nothing can be erased from it; `screening repair` the run, or remove "
                 "it, and start again"

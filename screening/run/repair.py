@@ -116,7 +116,7 @@ def _manifest(run: Folder, found: Sequence[Fault], options: dict[str, Any], *_: 
 
     def write() -> bool:
         plan = load_plan(run)
-        if damaged_files(run, plan):
+        if damaged_files(run, plan, unsealed_too=True):
             return False
         if damaged := set(range(plan.shards)) - set(finished_shards(run, plan)):
             make = _maker(run, plan, options)

@@ -37,13 +37,15 @@ def sealed(data: bytes) -> bytes:
     return before + hashlib.sha256(data).hexdigest().encode() + after
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether a Parquet file is, to the last byte, as it was `sealed`."""
+def is_whole(data: bytes) -> bool | None:
+    """Whether a Parquet file is, to the last byte, as it was `sealed`; None where no seal stands in it."""
     try:
-        seal = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(_SEAL, b"")
+        seal = (pq.read_metadata(pa.BufferReader(data)).metadata or {}).get(_SEAL)
     except (ValueError, OSError, pa.ArrowException):  # a damaged footer may ask for what Arrow does not have
         return False
-    if len(seal) != len(_UNSEALED):  # a damaged footer may have lost it, or have less of it
+    if seal is None:  # none was ever put in, or a damaged footer hides it
+        return False if _SEAL in data else None
+    if len(seal) != len(_UNSEALED):  # a damaged footer may say that it is shorter, or empty
         return False
     before, found, after = data.rpartition(seal)
     return bool(found) and hashlib.sha256(before + _UNSEALED + after).hexdigest().encode() == seal
