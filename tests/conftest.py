@@ -106,6 +106,9 @@ def ray_here() -> Iterator[None]:
     """Start one Ray for the tests that run in this process; those of whole processes start their own."""
     import ray
 
+    from screening import cluster
+
+    cluster._STARTED_HERE.set()  # nobody else's: runs in it do without the helpers of a cluster, as runs at home do
     ray.init(
         address="local",
         num_cpus=2,
@@ -116,6 +119,7 @@ def ray_here() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+    cluster._STARTED_HERE.clear()
 
 
 # --- S3 over HTTP on loopback ------------------------------------------------------------------------------------------

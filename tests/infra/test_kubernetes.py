@@ -106,9 +106,9 @@ def test_every_manifest_meets_its_schema(docs: list[Doc]) -> None:
     ],
 )
 def test_a_broken_manifest_is_found(kind: str, name: str, path: str, value: Any, said: str) -> None:
-    docs = deepcopy(build(FOLDER / "cpu"))
-    put(of(docs, kind, name), path, value)
-    (fault,) = schema_faults(docs)
+    broken = deepcopy(of(build(FOLDER / "cpu"), kind, name))
+    put(broken, path, value)
+    (fault,) = schema_faults([broken])
     assert said in fault
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -74,9 +75,25 @@ class Head:
         command += ["--working-dir", str(PROJECT / "jobs"), "--", sys.executable, *map(str, entry)]
         return self._until_an_agent_is_there(command, PROJECT)
 
-    def shell(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        """Run a command that submits something in a shell, in ``folder``, with this environment's programs."""
-        return self._until_an_agent_is_there(["bash", "-c", command], folder)
+    def submit_as_in_the_readme(
+        self, folder: Path, *, variables: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Submit the night whose settings lie in ``folder``: the README's command, with address and interpreter put in."""
+        (block,) = re.findall(
+            r"```\n(ray job submit [^`]*jobs/nightly\.py[^`]*)```", (PROJECT / "README.md").read_text()
+        )
+        environment = f"ray job submit --runtime-env-json {shlex.quote(json.dumps({'env_vars': variables or {}}))}"
+        put_in = {
+            "http://HEAD:8265": self.url,
+            "python jobs": f"{sys.executable} jobs",
+            "ray job submit": environment,
+        }
+        for said, here in put_in.items():
+            assert block.count(said) == 1
+            block = block.replace(said, here)
+        if not (folder / "jobs").exists():
+            shutil.copytree(PROJECT / "jobs", folder / "jobs")
+        return self._until_an_agent_is_there(["bash", "-c", block], folder)
 
     def _until_an_agent_is_there(self, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -221,12 +238,6 @@ def test_screen_as_a_job(head: Head, catalog: Path, tmp_path: Path) -> None:
     assert "already exists" in again.stdout + again.stderr
 
 
-def of_readme() -> str:
-    """Return the README's command that submits a night to a running cluster."""
-    (block,) = re.findall(r"```\n(ray job submit [^`]*jobs/nightly\.py[^`]*)```", (PROJECT / "README.md").read_text())
-    return str(block)
-
-
 def night_settings(folder: Path, catalog: Path, *, report: str = "report") -> Path:
     """Write the settings of a night that keeps all it makes in ``folder``."""
     bundle = make_bundle(folder / "bundle")
@@ -240,10 +251,11 @@ def night_settings(folder: Path, catalog: Path, *, report: str = "report") -> Pa
     return path
 
 
+@pytest.mark.long
 def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     head: Head, catalog: Path, tmp_path: Path
 ) -> None:
-    """The README's command, of which address and interpreter alone are put in, in a folder with jobs and settings."""
+    """By the README's command, again refused while its id stands."""
 
     def results(place: str) -> dict[str, bytes]:
         runs = tmp_path / place / "runs"
@@ -252,15 +264,12 @@ def test_a_night_as_a_job_is_the_same_as_at_home_and_a_report_is_made_of_it(
     asked = head.screening("nightly", "--settings", night_settings(tmp_path / "cluster", catalog), "--id")
     night = asked.stdout.strip()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-.*-1", night), asked.stderr
-    shutil.copytree(PROJECT / "jobs", tmp_path / "cluster" / "jobs")
-    command = of_readme().replace("http://HEAD:8265", head.url).replace("python jobs", f"{sys.executable} jobs")
-    assert command.count(head.url) == command.count(sys.executable) == 1
-    done = head.shell(command, tmp_path / "cluster")
+    done = head.submit_as_in_the_readme(tmp_path / "cluster")
     assert done.returncode == 0, done.stdout + done.stderr
     shown = head.listed(night)
     assert f"'night': '{night}'" in shown
     assert "'outcome': 'published', 'planned': '150'" in shown
-    again = head.shell(command, tmp_path / "cluster")
+    again = head.submit_as_in_the_readme(tmp_path / "cluster")
     assert "already exists" in again.stdout + again.stderr
     assert again.returncode != 0
 
@@ -317,7 +326,8 @@ def test_a_night_over_people_leaves_nobody_to_be_found(head: Head, tmp_path: Pat
     archive, left, disturbed = (tmp_path / name for name in ("archive", "left", "disturbed"))
     planted_formats.plant(archive)
     disturbed.mkdir()
-    key, settings = tmp_path / "key", tmp_path / "nightly.yaml"
+    key, settings = tmp_path / "key", tmp_path / "submitted" / "nightly.yaml"
+    settings.parent.mkdir()
     key.write_text("the key of these tests, by which nobody is found again")
     key.chmod(0o600)
     bundle = make_bundle(left / "bundle", threshold=0.367)
@@ -339,7 +349,7 @@ def test_a_night_over_people_leaves_nobody_to_be_found(head: Head, tmp_path: Pat
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
-    night = head.submit("night", "nightly.py", "--settings", settings, variables=variables)
+    night = head.submit_as_in_the_readme(settings.parent, variables=variables)
     assert re.search(r"rejected +[1-9]\d+ \(", said("night", night, 1))
     for flag in ("fail", "fail-altogether"):
         (disturbed / flag).touch()

@@ -18,13 +18,20 @@ pytestmark = pytest.mark.usefixtures("ray_here")
 PLACES = ("archive", "catalog", "runs", "report")
 
 
-def test_nights_on_an_object_store_are_the_nights_on_a_disk(world: World, s3: dict[str, Any], tmp_path: Path) -> None:
+NIGHTS = (("2026-11-21", 24, 24), ("2026-11-22", 40, 17), ("2026-11-23", 40, 0))
+"""(day, records there are, records it is to screen)."""
+
+
+@pytest.mark.parametrize("nights", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_nights_on_an_object_store_are_the_nights_on_a_disk(
+    nights: int, world: World, s3: dict[str, Any], tmp_path: Path
+) -> None:
     store = fsspec.filesystem("s3", **s3)
     there = dataclasses.replace(
         world, storage_options=s3, settings={name: f"s3://screening/night/{name}" for name in PLACES}
     )
     ran: dict[bool, list[str]] = {False: [], True: []}
-    for day, records, asked in (("2026-11-21", 24, 24), ("2026-11-22", 40, 17), ("2026-11-23", 40, 0)):
+    for day, records, asked in NIGHTS[:nights]:
         world.grow(records)
         if asked == 17:
             world.exchange(3, 5)
@@ -41,7 +48,7 @@ def test_nights_on_an_object_store_are_the_nights_on_a_disk(world: World, s3: di
     store.get("screening/night/runs", str(tmp_path / "fetched" / "runs"), recursive=True)
     fetched = dataclasses.replace(world, folder=tmp_path / "fetched")
     columns = ["status", "reason", "record_sha256", "logit", "flagged", "model_version"]
-    assert len(fetched.standing()) == 40
+    assert len(fetched.standing()) == records
     assert fetched.standing().sort_index()[columns].equals(world.standing().sort_index()[columns])
     told = sections_of(store.cat("screening/night/report/report.json").decode(), ran[True])
     expected = sections_of((world.folder / "report/report.json").read_text(), ran[False])

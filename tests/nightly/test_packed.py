@@ -15,6 +15,7 @@ from tests.nightly.test_interrupted import bytes_of
 pytestmark = pytest.mark.usefixtures("ray_here")
 
 
+@pytest.mark.long  # tests/run/test_packing.py holds a run from a pack against one from the archive
 def test_nights_from_a_pack_are_the_nights_from_the_archive(world: World, tmp_path: Path) -> None:
     packed = str(world.folder / "pack")
     for folder in ("one", "other"):

@@ -153,7 +153,10 @@ def test_exact_leaves_everything() -> None:
 # --- A whole report, attacked with all its tables at once ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("patients", "models", "growing"), [(200, 1, False), (700, 1, True), (3000, 2, False)])
+@pytest.mark.parametrize(
+    ("patients", "models", "growing"),
+    [(700, 1, True), (3000, 2, False), pytest.param(200, 1, False, marks=pytest.mark.long)],
+)
 def test_no_small_count_follows_from_a_whole_report(patients: int, models: int, growing: bool) -> None:
     tallies = tallies_of(records_of(patients, seed=patients, growing=growing), models=models)
     released = protect_all(tallies, USUAL)
@@ -272,8 +275,15 @@ def test_a_release_waits_for_enough_new_patients(new: int) -> None:
     assert replace(second, waits=False, why="") == first
 
 
-@pytest.mark.parametrize(("new", "growing"), [(25, False), (60, True)])
-@pytest.mark.parametrize("only_grew", [False, True])
+@pytest.mark.parametrize(
+    ("new", "growing", "only_grew"),
+    [
+        (25, False, False),
+        (60, True, True),
+        pytest.param(25, False, True, marks=pytest.mark.long),
+        pytest.param(60, True, False, marks=pytest.mark.long),
+    ],
+)
 def test_two_nights_together_give_away_nothing(
     new: int, growing: bool, only_grew: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,9 @@ def test_any_bit_of_any_byte_counts() -> None:
     for at in range(len(data)):
         for bit in range(8):
             flipped = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
-            no_seal = name <= at < name + len("screening_sha256")  # one of another name is no seal, and all else is whole
+            no_seal = (
+                name <= at < name + len("screening_sha256")
+            )  # one of another name is no seal, and all else is whole
             assert is_whole(flipped) is (None if no_seal else False), (at, bit)
 
 

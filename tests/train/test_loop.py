@@ -145,6 +145,7 @@ def test_a_killed_driver_resumes_to_what_one_process_gives(tmp_path: Path) -> No
         torch.testing.assert_close(resumed.state_dict[key], value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_here")
 def test_two_gloo_workers_survive_the_loss_of_one_and_stop_early_together(tmp_path: Path) -> None:
     """With a learning rate of 0 only normalisation statistics change, in which the two differ most."""
