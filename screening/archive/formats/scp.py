@@ -104,6 +104,8 @@ def read(data: bytes) -> Leads:
 
 def _definition(section: bytes) -> tuple[list[str | None], list[tuple[int, int]], bool]:
     """Return names, first and last samples of the leads, and whether reference beats are subtracted (5.6)."""
+    if len(section) < 2:
+        raise Refused(Reason.BAD_HEADER, "the leads' definition is cut off")
     count, flags = section[0], section[1]
     if not 0 < count <= MAX_SIGNALS or len(section) < 2 + 9 * count:
         raise Refused(Reason.BAD_HEADER, f"{count} leads are claimed in {len(section)} bytes")
@@ -225,12 +227,14 @@ def _table(section: bytes | None) -> Codes | None:
     """Return the codes, None where samples are not coded."""
     if section is None:
         return None
+    if len(section) < 2:
+        raise Refused(Reason.TRUNCATED, "the table of Huffman codes is cut off")
     (tables,) = struct.unpack_from("<H", section)
     if tables == _DEFAULT_TABLE:
         return _default()
     if tables != 1:
         raise Refused(Reason.UNKNOWN_FORMAT, f"{tables} tables of Huffman codes, which take turns, are not read here")
-    (count,) = struct.unpack_from("<H", section, 2)
+    count = int.from_bytes(section[2:4], "little")
     if len(section) < 4 + 9 * count or not count:
         raise Refused(Reason.TRUNCATED, "the table of Huffman codes is cut off")
     rows = []
@@ -308,7 +312,7 @@ def facts(data: bytes) -> Facts:
         age = age_at(acquired_at, _date(tags.get(5, b"")))
     rate = duration = None
     if 6 in sections and 3 in sections:
-        microseconds = struct.unpack_from("<H", sections[6], 2)[0]
+        microseconds = int.from_bytes(sections[6][2:4], "little")
         _, starts, _ = _definition(sections[3])
         rate = 1e6 / microseconds if microseconds else None
         duration = (starts[0][1] - starts[0][0] + 1) / rate if rate else None

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from defusedxml.ElementTree import fromstring
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from screening.archive import formats
 from screening.archive.build import build_catalog
@@ -244,29 +242,6 @@ def test_a_microvolt_has_many_names(unit: str) -> None:
         None,
         None,
     ]
-
-
-@pytest.mark.parametrize("differences", [0, 1, 2])
-@pytest.mark.parametrize("coded", [True, False])
-def test_scp_however_it_is_coded(coded: bool, differences: int) -> None:
-    got = good(decode("x", made.scp(digital(), coded=coded, differences=differences), {}))
-    np.testing.assert_allclose(got.signal_mV, wanted("scp-ecg"), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("coded", [True, False])
-def test_scp_reference_beats_are_added_where_they_were_subtracted(coded: bool) -> None:
-    # The last one reaches over the end of the strip, the first stands at its beginning.
-    data = made.scp(digital(), coded=coded, beats=(150, 700, 1400, 2222, 4850))
-    assert data != made.scp(digital(), coded=coded)
-    np.testing.assert_allclose(good(decode("x", data, {})).signal_mV, wanted("scp-ecg"), atol=1e-6, rtol=0)
-
-
-@given(st.lists(st.integers(-30_000, 30_000), min_size=8, max_size=40), st.integers(0, 2))
-@settings(max_examples=60, deadline=None)
-def test_every_number_comes_out_of_its_huffman_code(values: list[int], differences: int) -> None:
-    steps = np.clip(np.tile(values, (12, 1)) // (4 if differences else 1), -8_000, 8_000)
-    leads = scp.read(made.scp(steps, differences=differences, coded=True))
-    np.testing.assert_array_equal(np.rint(leads.signal_mV[[0, 1, 6]] / STEP_MV), steps[[0, 1, 6]])
 
 
 @pytest.mark.parametrize("form", made.WRITERS)
