@@ -63,7 +63,8 @@ def state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that no process waits at the end for one that has only begun it."""
-    items.sort(key=lambda item: item.path.parent.name not in ("privacy", "jobs", "faults", "run", "cli", "train"))
+    long = ("privacy", "jobs", "faults", "run", "cli", "train", "nightly", "test_docs")
+    items.sort(key=lambda item: item.path.parent.name not in long and item.path.stem not in long)
 
 
 # --- REQUIRE_DATA=1: a skipped test is a failed run, unless it is named here --------------------------------------------

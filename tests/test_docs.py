@@ -35,7 +35,8 @@ LINKED += [*DOCS, *sorted((PROJECT / "infra").rglob("*.md"))]
 NAMED = [PROJECT / "README.md", *DOCS, *sorted((PROJECT / "infra").rglob("*.md"))]
 GOES_ON = {"first-archive.md": "reading-results.md"}
 """Page -> the page that goes on in its folder."""
-LONG = {"retraining.md"}
+LONG = {"retraining.md", "nightly.md"}
+"""Pages that take minutes: whether their commands and options exist is looked up in any case."""
 JOBS = {"screen": "run", "report": "report", "retrain": "train", "nightly": "nightly"}
 
 
