@@ -126,6 +126,16 @@ def test_what_is_gone_added_or_cut_is_named(run: Folder) -> None:
         list(faults(Folder(str(part.parent))))
 
 
+def test_a_model_or_donors_that_are_gone_or_damaged_are_named(run: Folder) -> None:
+    plan, runs = load_plan(run), Path(run.url).parent
+    donors, model = plan.donor_set or "", plan.model["bundle_sha256"]
+    flip(runs / "donors" / f"{donors}.safetensors", 200, 3)
+    (damaged,) = faults(run)
+    assert damaged.name == f"../donors/{donors[:12]}"
+    shutil.rmtree(runs / "models" / model)
+    assert [str(fault) for fault in faults(run)] == [f"../models/{model[:12]}: is gone", str(damaged)]
+
+
 def rewrite(run: Folder, shard: int, table: pa.Table) -> None:
     """Put another table in place of a shard's and state it in a manifest that is sealed anew."""
     name = f"results/part-{shard:05d}.parquet"
