@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -146,6 +147,16 @@ def rewrite(run: Folder, shard: int, table: pa.Table) -> None:
     write_manifest(run, manifest)
 
 
+def test_results_without_a_seal_are_named(run: Folder) -> None:
+    name = "results/part-00001.parquet"
+    table = pq.read_table(run.path(name))  # its seal with it, which is no more that of the bytes
+    pq.write_table(table, run.path(name))
+    manifest = read_manifest(run) or {}
+    manifest["files"][1]["sha256"] = hashlib.sha256(run.read(name)).hexdigest()
+    write_manifest(run, manifest)
+    assert [str(fault) for fault in faults(run)] == [f"{name}: its footer does not seal it"]
+
+
 def test_rows_that_were_written_wrongly_are_found_though_every_hash_agrees(run: Folder) -> None:
     name = run.path("results/part-00001.parquet")
     table = pq.read_table(name).replace_schema_metadata(None)
@@ -258,6 +269,17 @@ def test_damage_of_manifest_and_plan_together_is_not_sealed_by_repair(run: Folde
         assert run.read("manifest.json") == broken
         Path(run.path(name)).write_bytes(whole)
     assert repair(run).files == ("manifest.json",)
+
+
+def test_a_plan_that_cannot_tell_whether_it_is_whole_makes_no_manifest(run: Folder) -> None:
+    """As those of the first runs are, whose files have no seal."""
+    name = "plan/records-00000.parquet"
+    table = pq.read_table(run.path(name))
+    pq.write_table(table.replace_schema_metadata(None), run.path(name))
+    assert is_whole(run.read(name)) is None
+    flip(Path(run.path("manifest.json")), 50, 0)
+    done = repair(run)
+    assert (done.files, [fault.name for fault in done.left]) == ((), ["manifest.json"])
 
 
 def test_every_byte_of_a_plans_files_counts(run: Folder) -> None:
