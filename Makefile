@@ -21,7 +21,7 @@ demo: $(READY)   ## simulate an archive, screen it, report the prevalence
 
 # These kill processes at moments that a busy machine would shift, or measure; the others share it.
 ALONE := tests/faults/test_faults.py tests/faults/test_interrupt.py tests/benchmarks/test_guard.py
-test: $(READY)   ## all tests (minutes); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
+test: $(READY)   ## all tests but the long ones (half an hour on two cores); real recordings are used where ../shared/data or SCREENING_TEST_DATA is there
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 -m "not long" $(addprefix --ignore=,$(ALONE))
 	$(BIN)/python -m pytest -m "not long" $(ALONE)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import struct
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import NamedTuple
@@ -313,9 +314,10 @@ def facts(data: bytes) -> Facts:
     rate = duration = None
     if 6 in sections and 3 in sections:
         microseconds = int.from_bytes(sections[6][2:4], "little")
-        _, starts, _ = _definition(sections[3])
         rate = 1e6 / microseconds if microseconds else None
-        duration = (starts[0][1] - starts[0][0] + 1) / rate if rate else None
+        with suppress(Refused):  # whose record it is does not depend on its leads
+            _, starts, _ = _definition(sections[3])
+            duration = (starts[0][1] - starts[0][0] + 1) / rate if rate else None
     qrs_ms = None
     if len(measured := sections.get(7, b"")) >= 14:
         onset, offset = struct.unpack_from("<HH", measured, 10)

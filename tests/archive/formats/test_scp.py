@@ -18,6 +18,7 @@ from screening.archive.reader import decode
 from tests import hospital_files as made
 from tests.archive.formats.expected import STEP_MV, good, wanted
 from tests.corpus.hospital_files import digital
+from tests.people import PERSON
 from tests.scp_files import scp_mended
 
 
@@ -59,3 +60,5 @@ def test_a_section_that_is_cut_off_is_a_reason_or_does_no_harm(number: int, leng
     for reads in (scp.read, scp.facts):
         with suppress(Refused):
             assert isinstance(reads(data), Leads | Facts)
+    if number in (3, 4, 5, 6):
+        assert scp.facts(data).patient_id == PERSON.id
