@@ -16,7 +16,7 @@ from screening.archive.wfdb_header import parse
 from screening.contract import LEADS, N_LEADS, Reason, mV_per_unit
 from screening.recording import Recording, Rejected
 
-READING = 3
+READING = 4
 """Raised whenever reading gives anything else for the same bytes; packs of another number are made anew."""
 
 PACK_SCHEMA = pa.schema(

@@ -180,6 +180,8 @@ def _of_tables() -> list[Case]:
     numbers, plain = made.npy(digital()), made.sidecar(leads=leads)
     bomb = bytearray(numbers)
     bomb[: len(bomb)] = numbers.replace(b"(5000, 12), }", b"(900000000, 12), }"[:18]).ljust(len(bomb))
+    endless = numbers.replace(b"(5000, 12), }" + b" " * 14, b"(0, 9223372036854775808), }")
+    assert endless != numbers
     pickled = io.BytesIO()
     np.save(pickled, np.array([[{"a": 1}]], object), allow_pickle=True)
     square = io.BytesIO()
@@ -228,6 +230,7 @@ def _of_tables() -> list[Case]:
         case(
             "npy_tag", "npy", numbers, Reason.BAD_HEADER, "not YAML", ecg_yaml=b"!!python/object/apply:os.system [id]"
         ),
+        case("npy_long", "npy", endless, Reason.TOO_SHORT, "no samples", ecg_yaml=plain),
         case("npy_huge", "npy", bytes(bomb), Reason.TOO_LARGE, "the limit is", ecg_yaml=plain),
     ]
 

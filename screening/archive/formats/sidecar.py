@@ -170,6 +170,8 @@ def _npy(data: bytes) -> np.ndarray:
     if len(shape) != 2 or min(shape) < 0:
         raise Refused(Reason.BAD_HEADER, f"the NPY file holds {len(shape)} dimensions, and one ECG has two")
     values = shape[0] * shape[1]
+    if not values:  # the other side may be longer than numpy takes
+        raise Refused(Reason.TOO_SHORT, "the table holds no samples")
     if values > MAX_SAMPLES:
         raise Refused(Reason.TOO_LARGE, f"the NPY file claims {values} samples, the limit is {MAX_SAMPLES}")
     held = len(data) - stream.tell()
