@@ -83,9 +83,11 @@ def parse(data: bytes) -> Sidecar:
         return Sidecar.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the whole of it"
-        known = key if key.split(".")[0] in Sidecar.model_fields else "of a name that is not known"
-        raise Refused(Reason.BAD_HEADER, f"{SIDECAR} has a bad setting {known}: {first['msg'][:80]}") from None
+        where = [str(part) for part in first["loc"]]
+        if where and where[0] not in Sidecar.model_fields:  # it may be anything
+            where = ["of a name that is not known"]
+        key = ".".join(where) or "the whole of it"
+        raise Refused(Reason.BAD_HEADER, f"{SIDECAR} has a bad setting {key}: {first['msg'][:80]}") from None
     except (UnicodeDecodeError, yaml.YAMLError, ValueError):
         raise Refused(Reason.BAD_HEADER, f"{SIDECAR} is not YAML in UTF-8") from None
 

@@ -44,6 +44,13 @@ def test_tables_are_read_by_their_sidecar(data: bytes, form: str) -> None:
     np.testing.assert_allclose(got.signal_mV, digital() * STEP_MV, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("key", ["Quackenbush", "unit.Quackenbush", "leads.0", "../unit"])
+def test_a_key_that_a_sidecar_does_not_know_is_not_quoted(key: str) -> None:
+    got = decode("x", made.npy(digital()), {tables.SIDECAR: made.sidecar(leads=list(LEADS)) + f"{key}: 1\n".encode()})
+    assert isinstance(got, Rejected)
+    assert got.detail == "ecg.yaml has a bad setting of a name that is not known: Extra inputs are not permitted"
+
+
 MV = {tables.SIDECAR: made.sidecar(unit="mV", units_per_step=1.0)}
 
 
