@@ -273,6 +273,7 @@ def test_a_run_goes_on_after_an_erasure_as_the_same_run(
             go("other")
     named = {name for name, data in everything(place / "other").items() if other.encode() in data}
     assert {name.split("/")[0] for name in named} == {"current"}
+    assert go("other").records == (left["patient_key"] != other).sum()
 
 
 def test_a_whole_shard_and_an_unpublished_run(place: Path, bundle: Bundle) -> None:
